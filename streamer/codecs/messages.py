@@ -1,0 +1,238 @@
+"""What streamer says: typed outputs and their CloudEvents 1.0 form (Kafka binary mode).
+
+`ce_id` is `topic/partition/offset/kind/n`: it depends on the input alone, so that a subscriber can drop duplicates.
+Source: CloudEvents 1.0 Kafka protocol binding, section 3.2.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from streamer.records import NewRecord, Record
+
+Role = Literal["transcripts", "predictions", "alerts", "streams", "deadletters"]
+"""Which of a pipeline's output topics a message goes to."""
+
+
+class Word(msgspec.Struct, frozen=True):
+    """A word with its place in the stream, in seconds from the stream's first sample; confidence in [0, 1]."""
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+class PartialTranscript(msgspec.Struct, frozen=True):
+    """The words of a segment as heard so far; superseded by the next partial and by the segment's final."""
+
+    stream: str
+    segment: int
+    revision: int
+    text: str
+    start_s: float
+    end_s: float
+
+
+class FinalTranscript(msgspec.Struct, frozen=True):
+    """The words of a finished segment."""
+
+    stream: str
+    segment: int
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+    words: tuple[Word, ...]
+
+
+class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model says of one input record.
+
+    value: what was observed (None when missing). expected: the median that had been predicted for it; low, high: the
+    predicted band; score: anomaly score in [0, 1]; next: the predicted quantiles of the next value. Models that
+    predict other things use `outputs`.
+    """
+
+    stream: str
+    time: str
+    value: float | None = None
+    expected: float | None = None
+    low: float | None = None
+    high: float | None = None
+    score: float | None = None
+    outputs: dict[str, list[float]] | None = None
+
+
+class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An alert that starts or stops. `id` is the same for a firing and its resolving."""
+
+    id: str
+    stream: str
+    status: Literal["firing", "resolved"]
+    severity: str
+    time: str
+    score: float
+    value: float | None = None
+    expected: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+class StreamEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What befell a stream: started, gap, reset, model_changed or ended. `samples` is the size of a gap."""
+
+    stream: str
+    event: Literal["started", "gap", "reset", "model_changed", "ended"]
+    time: str
+    reason: str = ""
+    samples: int = 0
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record that could not be used. Its value, key and headers are the original's; this goes into the headers.
+
+    When the original is too big for the topic, the value is this struct as JSON, with `length` and `sha256` of the
+    original and `spill`, the file it was written to.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    reason: str
+    length: int = 0
+    sha256: str = ""
+    spill: str = ""
+
+
+Body = PartialTranscript | FinalTranscript | Prediction | Alert | StreamEvent | DeadLetter
+
+TYPES: dict[type, tuple[str, str, Role]] = {
+    PartialTranscript: ("streamer.transcript.partial.v1", "partial", "transcripts"),
+    FinalTranscript: ("streamer.transcript.final.v1", "final", "transcripts"),
+    Prediction: ("streamer.prediction.v1", "prediction", "predictions"),
+    Alert: ("streamer.alert.v1", "alert", "alerts"),
+    DeadLetter: ("streamer.deadletter.v1", "deadletter", "deadletters"),
+}
+STREAM_EVENT_TYPES = {e: f"streamer.stream.{e}.v1" for e in ("started", "gap", "reset", "model_changed", "ended")}
+BODY_OF: dict[str, type] = {name: body for body, (name, _, _) in TYPES.items()} | dict.fromkeys(
+    STREAM_EVENT_TYPES.values(), StreamEvent
+)
+
+
+class Output(NamedTuple):
+    """One message with what names it.
+
+    kind and n: the last two parts of `ce_id`; n counts within the kind for one input record. key: the output record's
+    key. decision: finals, alert changes, ends and resets are never re-run (DESIGN.md rule 4); other outputs are.
+    """
+
+    body: Body
+    key: bytes
+    kind: str
+    n: int
+    time_ms: int
+    decision: bool
+
+
+class Envelope(NamedTuple):
+    """A received message: its CloudEvents attributes and its body."""
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    model: str
+    body: Body
+
+
+class Encoder:
+    """Turns outputs into records. One per pipeline: what is the same for every message is built once."""
+
+    def __init__(self, source: str, model: str) -> None:
+        """source: `application/group/pipeline/role`; model: `name-version@fingerprint`."""
+        fixed = (("ce_specversion", b"1.0"), ("ce_source", source.encode()))
+        model_header = ("model", model.encode())
+        json_type = ("content-type", b"application/json")
+        self._head = {name: (*fixed, ("ce_type", name.encode()), json_type, model_header) for name in BODY_OF}
+        self._json = msgspec.json.Encoder()
+
+    def encode(self, output: Output, cause: Record, passed: tuple[tuple[str, bytes], ...] = ()) -> NewRecord:
+        """The record of one output; `passed` are the input's headers that travel on (trace context, allow-listed)."""
+        body = output.body
+        name = event_type(body)
+        subject = cause.key or b""
+        identity = f"{cause.topic}/{cause.partition}/{cause.offset}/{output.kind}/{output.n}".encode()
+        return NewRecord(
+            output.key,
+            self._json.encode(body),
+            (
+                *self._head[name],
+                ("ce_id", identity),
+                ("ce_subject", subject),
+                ("ce_time", iso_time(output.time_ms).encode()),
+                *passed,
+            ),
+            output.time_ms,
+        )
+
+
+def event_type(body: Body) -> str:
+    """The CloudEvents type of a body."""
+    if isinstance(body, StreamEvent):
+        return STREAM_EVENT_TYPES[body.event]
+    return TYPES[type(body)][0]
+
+
+def role_of(body: Body) -> Role:
+    """The output topic that a body belongs to."""
+    return "streams" if isinstance(body, StreamEvent) else TYPES[type(body)][2]
+
+
+_DECODERS: dict[str, msgspec.json.Decoder[Body]] = {name: msgspec.json.Decoder(body) for name, body in BODY_OF.items()}
+
+
+def decode(record: Record) -> Envelope:
+    """The message in a record that streamer published. Raises msgspec.DecodeError or KeyError for anything else."""
+    headers = dict(record.headers)
+    name = headers["ce_type"].decode()
+    body = dead_letter_of(record) if name == "streamer.deadletter.v1" else _DECODERS[name].decode(record.value or b"")
+    return Envelope(
+        id=headers["ce_id"].decode(),
+        source=headers["ce_source"].decode(),
+        type=name,
+        subject=headers["ce_subject"].decode(errors="replace"),
+        time=headers["ce_time"].decode(),
+        model=headers.get("model", b"").decode(),
+        body=body,
+    )
+
+
+def dead_letter_of(record: Record) -> DeadLetter:
+    """The coordinates and the reason in a dead letter's headers."""
+    headers = dict(record.headers)
+    topic, partition, offset = headers["x-dead-coordinates"].decode().rsplit("/", 2)
+    return DeadLetter(
+        topic=topic,
+        partition=int(partition),
+        offset=int(offset),
+        timestamp_ms=record.timestamp_ms,
+        reason=headers["x-dead-reason"].decode(),
+        length=int(headers.get("x-dead-length", b"0")),
+        sha256=headers.get("x-dead-sha256", b"").decode(),
+        spill=headers.get("x-dead-spill", b"").decode(),
+    )
+
+
+def iso_time(time_ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds; times that no calendar holds are clamped."""
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return "9999-12-31T23:59:59.999Z" if time_ms > 0 else "0001-01-01T00:00:00.000Z"

@@ -1,0 +1,154 @@
+"""What can be chosen about one pipeline, as plain frozen dataclasses: the runtime takes these, the settings fill them.
+
+They are validated where they come from outside (`streamer.settings`); this module imports nothing but the standard
+library so that the engine can be used without pydantic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+_STRICT: Mapping[str, Any] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """Where a pipeline reads and how payloads are understood.
+
+    topic, partitions: the input topic. rate_hz, channels: of audio records that do not say (`content-type` wins).
+    columns, time, stream: fields of sensor events; no `time` means the record's timestamp, no `stream` its key.
+    missing: what a NaN or absent column is: `hold` repeats the stream's last value, `mask` hands NaN to a model that
+    knows missing values, `reject` makes the record malformed.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
+
+    topic: str
+    partitions: int = 4
+    rate_hz: int = 16_000
+    channels: int = 1
+    columns: tuple[str, ...] = ("value",)
+    time: str | None = None
+    stream: str | None = None
+    missing: Literal["hold", "mask", "reject"] = "mask"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How a model is stepped.
+
+    device: `auto` takes a GPU where there is one. max_batch: rows of one step. slots: streams whose state lies in the
+    device's pool (at least max_batch); colder ones are spilled to host memory. deterministic: one padded batch shape,
+    one chunk a stream and call, one thread count, so that a row's bits do not depend on its company.
+    chunks_per_call: how many waiting chunks of one stream a call may hold outside deterministic mode.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
+
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_batch: int = 64
+    slots: int = 256
+    deterministic: bool = False
+    chunks_per_call: int = 8
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """What happens to streams.
+
+    ttl_s: a stream ends when its own next record is this much later in event time; `end_early` also announces the end
+    by the wall clock once the partition is read to its end. gap: what lost samples become: up to `zero_fill_limit_s`
+    of silence (for events, up to `zero_fill_limit_records` missing values), else (or with `reset`) a reset and a mark,
+    or the record goes to the dead letters. late: records that fill a gap after the fact, or are older than what was
+    stepped. rate_change: a new sample rate inside a session.
+    max_streams, at_max: how many streams may live, and whether a new one is refused to the dead letters or the coldest
+    one is ended. max_lag_s, at_max_lag: what a backlog older than this means.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
+
+    ttl_s: float = 300.0
+    end_early: bool = False
+    gap: Literal["zero_fill", "reset", "dead_letter"] = "zero_fill"
+    zero_fill_limit_s: float = 2.0
+    zero_fill_limit_records: int = 64
+    late: Literal["dead_letter", "accept"] = "dead_letter"
+    rate_change: Literal["reset", "dead_letter"] = "reset"
+    max_streams: int = 20_000
+    at_max: Literal["refuse", "end_coldest"] = "refuse"
+    max_lag_s: float | None = None
+    at_max_lag: Literal["catch_up", "skip_to_live"] = "catch_up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitOptions:
+    """When results become durable. commit_interval_ms is what a subscriber waits, snapshot_interval_ms what a restart
+    re-runs at most; snapshot_bytes_per_s staggers the snapshots; max_inflight_bytes bounds what is read and not yet
+    committed (partitions are paused above it); wait_s is how long a lost log is waited for before giving up."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
+
+    commit_interval_ms: int = 100
+    snapshot_interval_ms: int = 5_000
+    snapshot_bytes_per_s: int = 16_000_000
+    max_inflight_bytes: int = 64_000_000
+    wait_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptOptions:
+    """partial_every_ms: stream time between partial transcripts, 0 for none. decoder: `beam` or `greedy`."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
+
+    partial_every_ms: int = 300
+    decoder: Literal["beam", "greedy"] = "beam"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertOptions:
+    """fire_at, resolve_at: hysteresis on the score (None takes the model's own). cool_down_s: event time between a
+    resolved alert and the next. predictions: whether every record's prediction is published too."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
+
+    fire_at: float | None = None
+    resolve_at: float | None = None
+    cool_down_s: float | None = None
+    predictions: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """The names of the output topics, and where dead letters too big for theirs are kept."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
+
+    transcripts: str = "transcripts"
+    predictions: str = "predictions"
+    alerts: str = "alerts"
+    streams: str = "streams"
+    deadletters: str = "deadletters"
+    spill_folder: str = "~/.local/state/streamer/deadletters"
+    pass_headers: tuple[str, ...] = ("traceparent", "tracestate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineOptions:
+    """One input topic, one model, its output topics. model: a name in the zoo or a folder."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
+
+    input: InputOptions
+    model: str
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    streams: StreamOptions = field(default_factory=StreamOptions)
+    commit: CommitOptions = field(default_factory=CommitOptions)
+    transcript: TranscriptOptions = field(default_factory=TranscriptOptions)
+    alert: AlertOptions = field(default_factory=AlertOptions)
+    outputs: OutputOptions = field(default_factory=OutputOptions)
+    on_state_mismatch: Literal["refuse", "reset"] = "refuse"

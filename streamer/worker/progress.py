@@ -1,0 +1,212 @@
+"""One input partition's progress: what is finished, what waits to be published, what is saved. Pure bookkeeping.
+
+It turns the engine's results into the content of the next commit (DESIGN.md rules 2 to 5): for the watermark N exactly
+the outputs caused by offsets below N, state copies that are true for an offset <= N, the replay floor and N itself.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from streamer.codecs.messages import Role
+from streamer.log.base import Commit
+from streamer.records import Append, NewRecord, Record, TopicPartition
+from streamer.worker.results import Copy, Pending
+from streamer.worker.watermark import Watermark
+
+T = TypeVar("T")
+FLOOR_KEY = b"\x00floor"
+"""Changelog key of a partition's replay floor; no stream id starts with a zero byte."""
+RECORD_OVERHEAD_BYTES = 200
+"""What a record costs in memory beside its value, about."""
+
+
+class _Closing(NamedTuple):
+    """A commit's content, closed before it begins and kept until it is settled (rule 7)."""
+
+    commit: Commit
+    outputs: list[Pending]
+    copies: list[Copy]
+    floor: int
+    dead: list[Copy]
+
+
+class Progress:
+    """Everything between a partition's reads and its commits.
+
+    committed: N as last committed; records below it are re-run, their per-record outputs suppressed. position: where
+    reading starts, the replay floor.
+    """
+
+    def __init__(
+        self,
+        partition: TopicPartition,
+        *,
+        changelog: str,
+        topic_of: Callable[[Role], str],
+        committed: int,
+        position: int,
+    ) -> None:
+        self.partition = partition
+        self.committed = committed
+        self.inflight_bytes = 0
+        self._changelog = changelog
+        self._topic_of = topic_of
+        self._suppress_below = committed
+        self._watermark = Watermark(position)
+        self._written_floor: int | None = None
+        self._outputs: list[Pending] = []
+        self._copies: dict[str, list[Copy]] = {}
+        self._stepped: dict[str, list[int]] = {}
+        self._marks: dict[str, Copy] = {}
+        self._sizes: deque[tuple[int, int]] = deque()
+        self._closing: _Closing | None = None
+
+    # ------------------------------------------------------------------ what happened
+
+    def deliver(self, records: Sequence[Record], next_offset: int) -> None:
+        """Records were read; their bytes stay in flight until they are committed."""
+        self._watermark.deliver((r.offset for r in records), next_offset)
+        if records:
+            total = RECORD_OVERHEAD_BYTES * len(records) + sum(len(r.value) for r in records if r.value is not None)
+            self._sizes.append((records[-1].offset, total))
+            self.inflight_bytes += total
+
+    def finish(self, offset: int) -> None:
+        """A record needs nothing more."""
+        self._watermark.finish(offset)
+
+    def stepped(self, stream: str, offset: int) -> None:
+        """A stream's state took in a record."""
+        offsets = self._stepped.get(stream)
+        if offsets is None:
+            self._stepped[stream] = [offset]
+        else:
+            offsets.append(offset)
+
+    def output(self, pending: Pending) -> None:
+        """Queue a message, unless it was published before: a re-run says only decisions anew (rule 4)."""
+        if pending.offset >= self._suppress_below or pending.decision:
+            self._outputs.append(pending)
+
+    def copy(self, copy: Copy) -> None:
+        """A stream's state was saved off the device; it waits until N has reached its position."""
+        self._copies.setdefault(copy.stream.id, []).append(copy)
+
+    def restored_mark(self, mark: Copy) -> None:
+        """The changelog holds the mark of a stream that is gone; it becomes a tombstone when the floor has passed."""
+        self._marks[mark.stream.id] = mark
+
+    # ------------------------------------------------------------------ what is due
+
+    @property
+    def watermark(self) -> int:
+        return self._watermark.value
+
+    @property
+    def unfinished(self) -> int:
+        return self._watermark.unfinished
+
+    def unsaved(self) -> list[tuple[str, int]]:
+        """Streams whose state is ahead of what is saved, with their first unsaved offset, oldest first (rule 3)."""
+        return sorted(((name, offsets[0]) for name, offsets in self._stepped.items()), key=lambda pair: pair[1])
+
+    def close(self) -> Commit | None:
+        """The content of the next commit, None when there is nothing to say. It stays closed until `settle`."""
+        if self._closing is not None:
+            return self._closing.commit
+        n = self._watermark.value
+        if n < self.committed:  # re-running: nothing below what was committed is committed again
+            return None
+        outputs = [p for p in self._outputs if p.offset < n]
+        copies = self._ready_copies(n)
+        floor = self._floor_after(copies, n)
+        alive_again = {c.stream.id for c in copies}
+        dead = [c for name, c in self._marks.items() if c.position <= floor and name not in alive_again]
+        if n == self.committed and not outputs and not copies and not dead and floor == self._written_floor:
+            return None
+        commit = Commit(
+            partition=self.partition,
+            offset=n,
+            outputs=self._appends(outputs),
+            states=self._changes([NewRecord(c.key, c.data) for c in copies]),
+            floor=self._changes([NewRecord(FLOOR_KEY, str(floor).encode())] if floor != self._written_floor else []),
+            tombstones=self._changes([NewRecord(c.key, None) for c in dead]),
+        )
+        self._outputs = [p for p in self._outputs if p.offset >= n]
+        self._closing = _Closing(commit, outputs, copies, floor, dead)
+        return commit
+
+    def settle(self) -> list[str]:
+        """The closed content is durable. Returns the streams whose marks became tombstones."""
+        if self._closing is None:
+            return []
+        commit, _, copies, floor, dead = self._closing
+        for mark in dead:
+            if self._marks.get(mark.stream.id) is mark:
+                del self._marks[mark.stream.id]
+        for copy in copies:
+            self._settle_copy(copy)
+        self.committed, self._written_floor, self._closing = commit.offset, floor, None
+        while self._sizes and self._sizes[0][0] < commit.offset:
+            self.inflight_bytes -= self._sizes.popleft()[1]
+        return [mark.stream.id for mark in dead]
+
+    def _settle_copy(self, copy: Copy) -> None:
+        name = copy.stream.id
+        _keep(self._copies, name, [c for c in self._copies[name] if c.position > copy.position])
+        if name in self._stepped:
+            _keep(self._stepped, name, _from(self._stepped[name], copy.position))
+        if copy.live:
+            self._marks.pop(name, None)
+        else:
+            self._marks[name] = copy
+
+    def _ready_copies(self, n: int) -> list[Copy]:
+        """The newest copy of every stream that is true for an offset <= N."""
+        fitting = ([c for c in copies if c.position <= n] for copies in self._copies.values())
+        return [fit[-1] for fit in fitting if fit]
+
+    def _floor_after(self, copies: Iterable[Copy], n: int) -> int:
+        """The lowest offset below N that no saved state contains once `copies` are saved, else N (rule 3)."""
+        saved = {c.stream.id: c.position for c in copies}
+        lowest = n
+        for name, offsets in self._stepped.items():
+            first = offsets[0]
+            if first < lowest:
+                if name in saved:
+                    rest = _from(offsets, saved[name])
+                    first = rest[0] if rest else n
+                lowest = min(lowest, first)
+        return lowest
+
+    def _appends(self, outputs: Sequence[Pending]) -> list[Append]:
+        by_topic: dict[str, list[NewRecord]] = {}
+        for pending in outputs:
+            by_topic.setdefault(self._topic_of(pending.role), []).append(pending.record)
+        return [Append(topic, self.partition.partition, records) for topic, records in by_topic.items()]
+
+    def _changes(self, records: list[NewRecord]) -> list[Append]:
+        return [Append(self._changelog, self.partition.partition, records)] if records else []
+
+
+def _from(offsets: list[int], position: int) -> list[int]:
+    """The offsets at or above `position`; they rise."""
+    return offsets[bisect_left(offsets, position) :]
+
+
+def _keep(table: dict[str, list[T]], name: str, rest: list[T]) -> None:
+    if rest:
+        table[name] = rest
+    else:
+        del table[name]
+
+
+def floor_of(value: bytes | None) -> int:
+    """The offset in a floor record."""
+    return msgspec.json.decode(value or b"0", type=int)

@@ -1,0 +1,358 @@
+"""One membership in the consumer group: reads, steps and commits until the worker stops or is fenced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from streamer.codecs.messages import Role
+from streamer.errors import LogUnavailable, StateMismatch
+from streamer.log.base import Assigned, Commit, Consumer, Log, Revoked
+from streamer.observe.metrics import Metrics
+from streamer.options import PipelineOptions
+from streamer.records import RecordBatch, TopicPartition
+from streamer.worker.batcher import Batcher
+from streamer.worker.intake import Intake
+from streamer.worker.progress import Progress
+from streamer.worker.restore import Restored, restore
+from streamer.worker.results import CallResult, Copy, StreamKey
+from streamer.worker.stepper import Item, Stepper, state_key
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+RETRY_S = 0.25
+READ_TIMEOUT_S = 0.2
+DRAIN_S = 2.0
+"""What a revoked or stopping partition may spend on finishing what it began; the rest is the next owner's re-run."""
+LAG_LOOK_S = 1.0
+
+
+class Session:
+    """The worker's loops over one consumer. `run` returns after `stopping` is set and everything is settled."""
+
+    def __init__(
+        self,
+        log: Log,
+        consumer: Consumer,
+        stepper: Stepper,
+        intake: Intake,
+        options: PipelineOptions,
+        changelog: str,
+        stopping: asyncio.Event,
+        metrics: Metrics,
+        pipeline: str,
+        engine_thread: ThreadPoolExecutor,
+        intake_thread: ThreadPoolExecutor,
+    ) -> None:
+        self._log = log
+        self._consumer = consumer
+        self._stepper = stepper
+        self._intake = intake
+        self._options = options
+        self._changelog = changelog
+        self._stopping = stopping
+        self._engine_thread = engine_thread
+        self._intake_thread = intake_thread
+        chunks = 1 if options.engine.deterministic else options.engine.chunks_per_call
+        self._batcher: Batcher[StreamKey, Item] = Batcher(max(1, options.engine.max_batch), chunks)
+        self._progress: dict[TopicPartition, Progress] = {}
+        self._restoring: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._work = asyncio.Event()
+        self._applied = asyncio.Event()
+        self._commit_lock = asyncio.Lock()
+        self._paused = False
+        self._closed = False
+        self._watermarks: dict[TopicPartition, deque[tuple[float, int]]] = {}
+        self._state_bytes = 4096.0
+        self.lag_records = -1
+        self._records = metrics.counter("streamer_records_total", pipeline=pipeline)
+        self._step_ms = metrics.histogram("streamer_step_ms", pipeline=pipeline)
+        self._batch_rows = metrics.histogram("streamer_batch_rows", pipeline=pipeline)
+        self._commit_ms = metrics.histogram("streamer_commit_ms", pipeline=pipeline)
+        self._dead_total = metrics.counter("streamer_dead_letters_total", pipeline=pipeline)
+
+    @property
+    def partitions(self) -> int:
+        """Partitions that are restored and live."""
+        return len(self._progress)
+
+    async def run(self) -> None:
+        """Serve; errors of any loop end all of them and are raised as a group."""
+        async with asyncio.TaskGroup() as loops:
+            helpers = [loops.create_task(f()) for f in (self._step, self._commit, self._save, self._look)]
+            self._loops = loops
+            await self._read()
+            await self._leave(frozenset(self._progress))
+            self._closed = True
+            for helper in helpers:
+                helper.cancel()
+
+    # ------------------------------------------------------------------ reading
+
+    async def _read(self) -> None:
+        while not self._stopping.is_set():
+            for event in await self._consumer.read(timeout_s=READ_TIMEOUT_S):
+                await self._take(event)
+            self._mind_memory()
+
+    async def _take(self, event: RecordBatch | Assigned | Revoked) -> None:
+        if isinstance(event, RecordBatch):
+            await self._accept(event)
+        elif isinstance(event, Assigned):
+            for partition in event.partitions:
+                self._restoring[partition] = self._loops.create_task(self._open(partition))
+        else:
+            await self._revoke(event)
+
+    async def _accept(self, batch: RecordBatch) -> None:
+        progress = self._progress.get(batch.partition)
+        if progress is None:
+            return
+        progress.deliver(batch.records, batch.next_offset)
+        if not batch.records:
+            return
+        taken = await self._in(self._intake_thread, lambda: self._intake.take(batch, _now_ms()))
+        for refused in taken.refused:
+            progress.output(refused)
+            progress.finish(refused.offset)
+        self._dead_total.add(len(taken.refused))
+        for key, item in taken.items:
+            self._batcher.add(key, item)
+        self._records.add(len(batch.records))
+        if taken.items:
+            self._work.set()
+
+    def _mind_memory(self) -> None:
+        """Pause all partitions while too much is read and not committed; resume at half (overload, promise 8)."""
+        inflight = sum(p.inflight_bytes for p in self._progress.values())
+        limit = self._options.commit.max_inflight_bytes
+        if not self._paused and inflight > limit:
+            self._paused = True
+            self._consumer.pause(self._progress)
+        elif self._paused and inflight <= limit // 2:
+            self._paused = False
+            self._consumer.resume(self._progress)
+
+    # ------------------------------------------------------------------ partitions come and go
+
+    async def _open(self, partition: TopicPartition) -> None:
+        """Restore a partition, then let its records come; the others go on meanwhile."""
+        committed = await self._consumer.committed(partition)
+        restored = await restore(self._log, self._changelog, partition, committed)
+        progress = Progress(
+            partition,
+            changelog=self._changelog,
+            topic_of=self._topic_of,
+            committed=restored.committed,
+            position=restored.position,
+        )
+        for mark in await self._in(self._engine_thread, lambda: self._restore_states(partition, restored)):
+            progress.restored_mark(mark)
+        self._progress[partition] = progress
+        self._restoring.pop(partition, None)
+        self._consumer.seek(partition, restored.position)
+        if not self._paused:
+            self._consumer.resume([partition])
+
+    def _restore_states(self, partition: TopicPartition, restored: Restored) -> list[Copy]:
+        marks: list[Copy] = []
+        for record in restored.states:
+            try:
+                snapshot = self._stepper.restore(partition.partition, record.key or b"", record.value or b"")
+            except StateMismatch as mismatch:
+                if self._options.on_state_mismatch == "refuse":
+                    raise StateMismatch(
+                        f"{record.coordinates}: {mismatch}; serve it with the model that wrote it, or set "
+                        "on_state_mismatch: reset to begin its streams afresh"
+                    ) from mismatch
+                logger.warning("state reset: %s: %s", record.coordinates, mismatch)
+                continue
+            if snapshot.stream is None:
+                key = StreamKey(partition.partition, (record.key or b"").decode())
+                marks.append(Copy(key, state_key(key), snapshot.position, record.value or b"", False))
+        return marks
+
+    def _topic_of(self, role: Role) -> str:
+        name: str = getattr(self._options.outputs, role)
+        return name
+
+    async def _revoke(self, revoked: Revoked) -> None:
+        for partition in revoked.partitions:
+            if (opening := self._restoring.pop(partition, None)) is not None:
+                opening.cancel()
+        mine = frozenset(revoked.partitions & self._progress.keys())
+        if revoked.lost:
+            self._batcher.drop(lambda key: any(key.partition == p.partition for p in mine))
+            await self._forget(mine)
+        else:
+            await self._leave(mine)
+        self._consumer.settled(revoked)
+
+    async def _leave(self, partitions: frozenset[TopicPartition]) -> None:
+        """Drain, save, commit, release: one path for revoke and shutdown."""
+        numbers = {p.partition for p in partitions}
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while any(self._progress[p].unfinished for p in partitions):
+                    self._applied.clear()
+                    await self._applied.wait()
+        except TimeoutError:
+            self._batcher.drop(lambda key: key.partition in numbers)
+        keys = [StreamKey(p.partition, name) for p in partitions for name, _ in self._progress[p].unsaved()]
+        await self._take_copies(keys)
+        await self._commit_once(partitions)
+        self._batcher.drop(lambda key: key.partition in numbers)
+        await self._forget(partitions)
+
+    async def _forget(self, partitions: frozenset[TopicPartition]) -> None:
+        numbers = frozenset(p.partition for p in partitions)
+        for partition in partitions:
+            self._progress.pop(partition, None)
+            self._watermarks.pop(partition, None)
+        await self._in(self._engine_thread, lambda: self._stepper.drop_partitions(numbers))
+
+    # ------------------------------------------------------------------ stepping
+
+    async def _step(self) -> None:
+        while True:
+            call = self._batcher.next()
+            if not call:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            started = time.perf_counter()
+            result = await self._in(self._engine_thread, partial(self._stepper.run, call))
+            self._step_ms.observe((time.perf_counter() - started) * 1000)
+            self._batch_rows.observe(len(call))
+            self._apply(result)
+
+    def _apply(self, result: CallResult) -> None:
+        """What a call did, into the partitions' books; partitions that left meanwhile are passed over."""
+        by_number = {p.partition: progress for p, progress in self._progress.items()}
+        for pending in result.outputs:
+            if (progress := by_number.get(pending.partition)) is not None:
+                progress.output(pending)
+        for key, offset in result.stepped:
+            if (progress := by_number.get(key.partition)) is not None:
+                progress.stepped(key.id, offset)
+        for copy in result.copies:
+            if (progress := by_number.get(copy.stream.partition)) is not None:
+                progress.copy(copy)
+        for number, offset in result.finished:
+            if (progress := by_number.get(number)) is not None:
+                progress.finish(offset)
+        self._applied.set()
+
+    # ------------------------------------------------------------------ committing
+
+    async def _commit(self) -> None:
+        interval_s = self._options.commit.commit_interval_ms / 1000
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._commit_once(frozenset(self._progress))
+
+    async def _commit_once(self, partitions: frozenset[TopicPartition]) -> None:
+        """Publish and commit what is due of these partitions, waiting for a log that is away for up to `wait_s`."""
+        async with self._commit_lock:
+            due = [self._progress[p] for p in partitions if p in self._progress]
+            commits = [(p, commit) for p in due if (commit := p.close()) is not None]
+            if not commits:
+                return
+            started = time.perf_counter()
+            await self._write([commit for _, commit in commits])
+            gone = [
+                StreamKey(progress.partition.partition, name) for progress, _ in commits for name in progress.settle()
+            ]
+            self._commit_ms.observe((time.perf_counter() - started) * 1000)
+            if gone:
+                await self._in(self._engine_thread, lambda: self._stepper.forget_marks(gone))
+
+    async def _write(self, commits: Sequence[Commit]) -> None:
+        deadline = time.monotonic() + self._options.commit.wait_s
+        while True:
+            try:
+                return await self._consumer.commit(commits)
+            except LogUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("cannot commit yet, trying again: %s", error)
+                await asyncio.sleep(RETRY_S)
+
+    # ------------------------------------------------------------------ saving
+
+    async def _save(self) -> None:
+        """Stagger snapshots: every tick the oldest unsaved streams, within the bytes-per-second budget (rule 3)."""
+        interval_s = self._options.commit.snapshot_interval_ms / 1000
+        tick_s = max(interval_s / 10, 0.02)
+        while True:
+            await asyncio.sleep(tick_s)
+            budget = max(1, int(self._options.commit.snapshot_bytes_per_s * tick_s / self._state_bytes))
+            await self._take_copies(self._due(interval_s)[:budget])
+
+    def _due(self, interval_s: float) -> list[StreamKey]:
+        """Streams with a record stepped longer than `interval_s` ago that no saved state contains."""
+        now = time.monotonic()
+        due: list[StreamKey] = []
+        for partition, progress in self._progress.items():
+            marks = self._watermarks.setdefault(partition, deque())
+            marks.append((now, progress.watermark))
+            while len(marks) > 1 and marks[1][0] <= now - interval_s:
+                marks.popleft()
+            if marks[0][0] <= now - interval_s:
+                old = marks[0][1]
+                due += [StreamKey(partition.partition, name) for name, first in progress.unsaved() if first < old]
+        return due
+
+    async def _take_copies(self, keys: Sequence[StreamKey]) -> None:
+        if not keys:
+            return
+        copies = await self._in(self._engine_thread, lambda: self._stepper.copies(keys))
+        if copies:
+            mean = sum(len(c.data) for c in copies) / len(copies)
+            self._state_bytes = mean
+            self._apply(CallResult(copies=copies))
+
+    # ------------------------------------------------------------------ looking
+
+    async def _look(self) -> None:
+        """Lag, and streams that end early by the wall clock where that is on."""
+        while True:
+            await asyncio.sleep(LAG_LOOK_S)
+            if not self._progress:
+                continue
+            try:
+                ends = await self._log.offsets(self._progress)
+            except LogUnavailable:
+                continue
+            behind = {p: max(0, ends[p].end - self._progress[p].committed) for p in ends if p in self._progress}
+            self.lag_records = sum(behind.values())
+            if self._options.streams.end_early:
+                await self._end_idle([p for p, lag in behind.items() if lag == 0])
+
+    async def _end_idle(self, partitions: Sequence[TopicPartition]) -> None:
+        """Only partitions that are read to their end: what merely waits in a backlog is not idle (rule 6)."""
+        before_ms = _now_ms() - int(self._options.streams.ttl_s * 1000)
+        for partition in partitions:
+            number = partition.partition
+            for key in await self._in(self._engine_thread, partial(self._stepper.idle_since, before_ms, number)):
+                self._apply(await self._in(self._engine_thread, partial(self._stepper.end_idle, key, "idle")))
+
+    async def drained(self) -> bool:
+        """Whether everything in the input as of now is committed."""
+        if self._restoring or not self._progress:
+            return False
+        ends = await self._log.offsets(self._progress)
+        return all(p in self._progress and self._progress[p].committed >= bounds.end for p, bounds in ends.items())
+
+    async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
