@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+AUDIO_TTL_S = 300.0
+EVENTS_TTL_S = 7 * 86_400.0
 _STRICT: Mapping[str, Any] = {"extra": "forbid"}
 
 
@@ -18,7 +20,8 @@ class InputOptions:
     """Where a pipeline reads and how payloads are understood.
 
     topic, partitions: the input topic. rate_hz, channels: of audio records that do not say (`content-type` wins).
-    columns, time, stream: fields of sensor events; no `time` means the record's timestamp, no `stream` its key.
+    columns, time, stream: fields of sensor events; no `time` means the record's timestamp, no `stream` its key; with
+    `array` the columns name the elements of that one field.
     missing: what a NaN or absent column is: `hold` repeats the stream's last value, `mask` hands NaN to a model that
     knows missing values, `reject` makes the record malformed.
     """
@@ -30,6 +33,7 @@ class InputOptions:
     rate_hz: int = 16_000
     channels: int = 1
     columns: tuple[str, ...] = ("value",)
+    array: str | None = None
     time: str | None = None
     stream: str | None = None
     missing: Literal["hold", "mask", "reject"] = "mask"
@@ -60,18 +64,20 @@ class EngineOptions:
 class StreamOptions:
     """What happens to streams.
 
-    ttl_s: a stream ends when its own next record is this much later in event time; `end_early` also announces the end
+    ttl_s: a stream ends when its own next record is this much later in event time (None: 5 minutes for audio, a week
+    for events); `end_early` also announces the end
     by the wall clock once the partition is read to its end. gap: what lost samples become: up to `zero_fill_limit_s`
     of silence (for events, up to `zero_fill_limit_records` missing values), else (or with `reset`) a reset and a mark,
     or the record goes to the dead letters. late: records that fill a gap after the fact, or are older than what was
     stepped. rate_change: a new sample rate inside a session.
-    max_streams, at_max: how many streams may live, and whether a new one is refused to the dead letters or the coldest
-    one is ended. max_lag_s, at_max_lag: what a backlog older than this means.
+    max_streams, max_host_bytes, at_max: how many streams may live, how much host memory spilled states may take, and
+    whether at the limit a new stream is refused to the dead letters or the coldest one is ended.
+    max_lag_s, at_max_lag: what a backlog older than this means.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
 
-    ttl_s: float = 300.0
+    ttl_s: float | None = None
     end_early: bool = False
     gap: Literal["zero_fill", "reset", "dead_letter"] = "zero_fill"
     zero_fill_limit_s: float = 2.0
@@ -79,9 +85,16 @@ class StreamOptions:
     late: Literal["dead_letter", "accept"] = "dead_letter"
     rate_change: Literal["reset", "dead_letter"] = "reset"
     max_streams: int = 20_000
+    max_host_bytes: int = 4_000_000_000
     at_max: Literal["refuse", "end_coldest"] = "refuse"
     max_lag_s: float | None = None
     at_max_lag: Literal["catch_up", "skip_to_live"] = "catch_up"
+
+    def ttl_of(self, rate_hz: int) -> float:
+        """The time to live, seconds, of a stream with this sample rate (0: events)."""
+        if self.ttl_s is not None:
+            return self.ttl_s
+        return AUDIO_TTL_S if rate_hz else EVENTS_TTL_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

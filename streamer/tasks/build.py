@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from models.bundle import Bundle
-from models.speech.decoder import Decoder
 from models.speech.load import load_decoder
 from streamer.errors import ConfigurationError
 from streamer.options import PipelineOptions
@@ -20,7 +17,7 @@ def build_task(bundle: Bundle, options: PipelineOptions) -> Task:
     signature = bundle.model.signature
     if bundle.task == "transcript":
         return TranscriptTask(
-            cast("Decoder[Any]", load_decoder(bundle, kind=options.transcript.decoder)),
+            load_decoder(bundle, kind=options.transcript.decoder),
             rate_hz=signature.rate_hz,
             samples_per_frame=signature.samples_per_frame,
             partial_every_ms=options.transcript.partial_every_ms,

@@ -183,15 +183,18 @@ def finite_rows(state: State, outputs: Outputs) -> Tensor:
 
     Outputs may hold infinities on purpose (log-probabilities of impossible labels); a state may not.
     """
-    checks = [
-        torch.isfinite(leaf).flatten(1).all(1) for leaf in state.values() if leaf.is_floating_point() and leaf.numel()
-    ]
-    checks += [
-        ~torch.isnan(leaf).flatten(1).any(1)
-        for name, leaf in outputs.items()
-        if name != "lengths" and leaf.is_floating_point() and leaf.numel()
-    ]
+    checks = [torch.isfinite(_by_row(leaf)).all(1) for leaf in state.values() if _counts(leaf)]
+    checks += [~torch.isnan(_by_row(leaf)).any(1) for leaf in outputs.values() if _counts(leaf)]
     return torch.stack(checks).all(0) if checks else torch.ones(len(outputs["lengths"]), dtype=torch.bool)
+
+
+def _counts(leaf: Tensor) -> bool:
+    return leaf.is_floating_point() and leaf.numel() > 0
+
+
+def _by_row(leaf: Tensor) -> Tensor:
+    """(B, ...) as (B, N)."""
+    return leaf.reshape(leaf.shape[0], -1)
 
 
 def pick_device(name: str) -> torch.device:

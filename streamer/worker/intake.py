@@ -9,8 +9,8 @@ from streamer.errors import Malformed
 from streamer.options import StreamOptions
 from streamer.records import Record, RecordBatch
 from streamer.worker.dead_letters import DeadLetters
+from streamer.worker.item import Item
 from streamer.worker.results import Pending, StreamKey
-from streamer.worker.stepper import Item
 
 
 class Intaken(NamedTuple):

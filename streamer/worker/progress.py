@@ -64,7 +64,7 @@ class Progress:
         self._copies: dict[str, list[Copy]] = {}
         self._stepped: dict[str, list[int]] = {}
         self._marks: dict[str, Copy] = {}
-        self._sizes: deque[tuple[int, int]] = deque()
+        self._sizes: deque[tuple[int, int, int]] = deque()
         self._closing: _Closing | None = None
 
     # ------------------------------------------------------------------ what happened
@@ -74,7 +74,7 @@ class Progress:
         self._watermark.deliver((r.offset for r in records), next_offset)
         if records:
             total = RECORD_OVERHEAD_BYTES * len(records) + sum(len(r.value) for r in records if r.value is not None)
-            self._sizes.append((records[-1].offset, total))
+            self._sizes.append((records[-1].offset, total, records[0].timestamp_ms))
             self.inflight_bytes += total
 
     def finish(self, offset: int) -> None:
@@ -112,6 +112,11 @@ class Progress:
     def unfinished(self) -> int:
         return self._watermark.unfinished
 
+    @property
+    def oldest_unread_ms(self) -> int | None:
+        """Timestamp of the oldest batch that was read and not committed, None when there is none."""
+        return self._sizes[0][2] if self._sizes else None
+
     def unsaved(self) -> list[tuple[str, int]]:
         """Streams whose state is ahead of what is saved, with their first unsaved offset, oldest first (rule 3)."""
         return sorted(((name, offsets[0]) for name, offsets in self._stepped.items()), key=lambda pair: pair[1])
@@ -142,8 +147,8 @@ class Progress:
         self._closing = _Closing(commit, outputs, copies, floor, dead)
         return commit
 
-    def settle(self) -> list[str]:
-        """The closed content is durable. Returns the streams whose marks became tombstones."""
+    def settle(self) -> list[Copy]:
+        """The closed content is durable. Returns the marks that became tombstones."""
         if self._closing is None:
             return []
         commit, _, copies, floor, dead = self._closing
@@ -155,7 +160,7 @@ class Progress:
         self.committed, self._written_floor, self._closing = commit.offset, floor, None
         while self._sizes and self._sizes[0][0] < commit.offset:
             self.inflight_bytes -= self._sizes.popleft()[1]
-        return [mark.stream.id for mark in dead]
+        return dead
 
     def _settle_copy(self, copy: Copy) -> None:
         name = copy.stream.id

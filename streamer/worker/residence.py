@@ -17,11 +17,15 @@ SPILL_AT_ONCE = 32
 
 
 class Residence(Generic[K]):
-    """Least recently stepped streams give up their slots first; what comes back is the same bit for bit."""
+    """Least recently stepped streams give up their slots first; what comes back is the same bit for bit.
+
+    spilled_bytes: host memory that spilled states take.
+    """
 
     def __init__(self, pool: SlotPool) -> None:
         self.pool = pool
         self._resident: OrderedDict[K, Stream] = OrderedDict()
+        self.spilled_bytes = 0
 
     def __len__(self) -> int:
         """Streams on the device."""
@@ -47,7 +51,8 @@ class Residence(Generic[K]):
         if stream.slot is not None:
             self.pool.give_back(np.array([stream.slot], np.int64))
             del self._resident[key]
-        stream.slot = stream.spilled = None
+        self._came_back(stream)
+        stream.slot = None
 
     def states(self, streams: Sequence[Stream]) -> list[HostState | None]:
         """The recurrent states as they are now, those on the device in one copy; None is fresh."""
@@ -64,7 +69,7 @@ class Residence(Generic[K]):
             if stream.spilled is not None:
                 back_slots.append(stream.slot)
                 back_states.append(stream.spilled)
-                stream.spilled = None
+                self._came_back(stream)
         if back_slots:
             self.pool.write(np.array(back_slots, np.int64), list(back_states))
 
@@ -80,4 +85,20 @@ class Residence(Generic[K]):
         slots = np.array([s.slot for s in streams], np.int64)
         for stream, state in zip(streams, self.pool.read(slots), strict=True):
             stream.spilled, stream.slot = state, None
+            self.spilled_bytes += host_bytes(state)
         self.pool.give_back(slots)
+
+    def adopt(self, stream: Stream) -> None:
+        """Count a restored stream's state, which lies on the host until its first step."""
+        if stream.spilled is not None:
+            self.spilled_bytes += host_bytes(stream.spilled)
+
+    def _came_back(self, stream: Stream) -> None:
+        if stream.spilled is not None:
+            self.spilled_bytes -= host_bytes(stream.spilled)
+            stream.spilled = None
+
+
+def host_bytes(state: HostState) -> int:
+    """What a spilled state takes."""
+    return sum(leaf.nbytes for leaf in state.values())

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -19,10 +19,13 @@ from streamer.options import PipelineOptions
 from streamer.records import RecordBatch, TopicPartition
 from streamer.worker.batcher import Batcher
 from streamer.worker.intake import Intake
+from streamer.worker.item import Item
 from streamer.worker.progress import Progress
 from streamer.worker.restore import Restored, restore
 from streamer.worker.results import CallResult, Copy, StreamKey
-from streamer.worker.stepper import Item, Stepper, state_key
+from streamer.worker.retention import retention_alert
+from streamer.worker.stepper import Stepper
+from streamer.worker.table import state_key
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -70,6 +73,8 @@ class Session:
         self._closed = False
         self._watermarks: dict[TopicPartition, deque[tuple[float, int]]] = {}
         self._state_bytes = 4096.0
+        self._in_danger: set[TopicPartition] = set()
+        self._retention_ms: int | None = None
         self.lag_records = -1
         self._records = metrics.counter("streamer_records_total", pipeline=pipeline)
         self._step_ms = metrics.histogram("streamer_step_ms", pipeline=pipeline)
@@ -84,6 +89,7 @@ class Session:
 
     async def run(self) -> None:
         """Serve; errors of any loop end all of them and are raised as a group."""
+        self._retention_ms = (await self._log.topics())[self._options.input.topic].retention_ms
         async with asyncio.TaskGroup() as loops:
             helpers = [loops.create_task(f()) for f in (self._step, self._commit, self._save, self._look)]
             self._loops = loops
@@ -96,8 +102,19 @@ class Session:
     # ------------------------------------------------------------------ reading
 
     async def _read(self) -> None:
+        away_since: float | None = None
         while not self._stopping.is_set():
-            for event in await self._consumer.read(timeout_s=READ_TIMEOUT_S):
+            try:
+                events = await self._consumer.read(timeout_s=READ_TIMEOUT_S)
+                away_since = None
+            except LogUnavailable as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > self._options.commit.wait_s:
+                    raise
+                logger.warning("cannot read yet, trying again: %s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            for event in events:
                 await self._take(event)
             self._mind_memory()
 
@@ -164,7 +181,7 @@ class Session:
         marks: list[Copy] = []
         for record in restored.states:
             try:
-                snapshot = self._stepper.restore(partition.partition, record.key or b"", record.value or b"")
+                snapshot = self._stepper.table.restore(partition.partition, record.key or b"", record.value or b"")
             except StateMismatch as mismatch:
                 if self._options.on_state_mismatch == "refuse":
                     raise StateMismatch(
@@ -175,7 +192,7 @@ class Session:
                 continue
             if snapshot.stream is None:
                 key = StreamKey(partition.partition, (record.key or b"").decode())
-                marks.append(Copy(key, state_key(key), snapshot.position, record.value or b"", False))
+                marks.append(Copy(key, state_key(key), snapshot.mark.position, record.value or b"", False))
         return marks
 
     def _topic_of(self, role: Role) -> str:
@@ -215,7 +232,7 @@ class Session:
         for partition in partitions:
             self._progress.pop(partition, None)
             self._watermarks.pop(partition, None)
-        await self._in(self._engine_thread, lambda: self._stepper.drop_partitions(numbers))
+        await self._in(self._engine_thread, lambda: self._stepper.table.drop_partitions(numbers))
 
     # ------------------------------------------------------------------ stepping
 
@@ -266,12 +283,10 @@ class Session:
                 return
             started = time.perf_counter()
             await self._write([commit for _, commit in commits])
-            gone = [
-                StreamKey(progress.partition.partition, name) for progress, _ in commits for name in progress.settle()
-            ]
+            gone = [(mark.stream, mark.position) for progress, _ in commits for mark in progress.settle()]
             self._commit_ms.observe((time.perf_counter() - started) * 1000)
             if gone:
-                await self._in(self._engine_thread, lambda: self._stepper.forget_marks(gone))
+                await self._in(self._engine_thread, lambda: self._stepper.table.forget_marks(gone))
 
     async def _write(self, commits: Sequence[Commit]) -> None:
         deadline = time.monotonic() + self._options.commit.wait_s
@@ -312,7 +327,7 @@ class Session:
     async def _take_copies(self, keys: Sequence[StreamKey]) -> None:
         if not keys:
             return
-        copies = await self._in(self._engine_thread, lambda: self._stepper.copies(keys))
+        copies = await self._in(self._engine_thread, lambda: self._stepper.table.copies(keys))
         if copies:
             mean = sum(len(c.data) for c in copies) / len(copies)
             self._state_bytes = mean
@@ -332,15 +347,33 @@ class Session:
                 continue
             behind = {p: max(0, ends[p].end - self._progress[p].committed) for p in ends if p in self._progress}
             self.lag_records = sum(behind.values())
+            await self._mind_retention(behind)
             if self._options.streams.end_early:
                 await self._end_idle([p for p, lag in behind.items() if lag == 0])
 
+    async def _mind_retention(self, behind: Mapping[TopicPartition, int]) -> None:
+        """Raise an alert before unread input is deleted."""
+        for partition, lag in behind.items():
+            now_ms = _now_ms()
+            oldest_ms = self._progress[partition].oldest_unread_ms if lag else None
+            alert = retention_alert(
+                partition,
+                oldest_unread_ms=now_ms if oldest_ms is None else oldest_ms,
+                retention_ms=self._retention_ms,
+                now_ms=now_ms,
+                firing=partition in self._in_danger,
+            )
+            if alert is not None:
+                self._in_danger ^= {partition}
+                record = self._stepper.outbox.own(alert, partition, self._progress[partition].committed)
+                await self._log.append(self._options.outputs.alerts, partition.partition, [record])
+
     async def _end_idle(self, partitions: Sequence[TopicPartition]) -> None:
         """Only partitions that are read to their end: what merely waits in a backlog is not idle (rule 6)."""
-        before_ms = _now_ms() - int(self._options.streams.ttl_s * 1000)
+        before_ms = _now_ms() - int(self._options.streams.ttl_of(self._stepper.rate_hz) * 1000)
         for partition in partitions:
             number = partition.partition
-            for key in await self._in(self._engine_thread, partial(self._stepper.idle_since, before_ms, number)):
+            for key in await self._in(self._engine_thread, partial(self._stepper.table.idle_since, before_ms, number)):
                 self._apply(await self._in(self._engine_thread, partial(self._stepper.end_idle, key, "idle")))
 
     async def drained(self) -> bool:

@@ -27,10 +27,20 @@ _DTYPES = {"float32", "float64", "float16", "int8", "int16", "int32", "int64", "
 _HOST_FIELDS = tuple(f.name for f in fields(Stream) if f.name not in ("slot", "spilled", "task"))
 
 
-class Snapshot(NamedTuple):
-    """A restored state. `stream` is None for a mark: the stream ended or was refused at `position - 1`."""
+class Mark(NamedTuple):
+    """A stream without state: it ended, or its records were refused. Everything below `position` is settled.
+
+    sessions: those that are over, the latest last.
+    """
 
     position: int
+    sessions: tuple[str, ...] = ()
+
+
+class Snapshot(NamedTuple):
+    """A restored state: a stream that contains everything below the mark's position, or the mark alone."""
+
+    mark: Mark
     stream: Stream | None
 
 
@@ -79,9 +89,10 @@ def dump(stream: Stream, leaves: HostState | None, task: Any, resampler: Any, mo
     return _seal(_ENCODER.encode(content))
 
 
-def dump_mark(position: int, model: str) -> bytes:
-    """The mark of a stream without state: everything below `position` is settled."""
-    return _seal(_ENCODER.encode({"layout": LAYOUT, "model": model, "position": position, "host": None}))
+def dump_mark(mark: Mark, model: str) -> bytes:
+    """The mark of a stream without state."""
+    content = {"layout": LAYOUT, "model": model, "position": mark.position, "sessions": mark.sessions, "host": None}
+    return _seal(_ENCODER.encode(content))
 
 
 def _seal(body: bytes) -> bytes:
@@ -103,10 +114,13 @@ def load(data: bytes, model: str, layout: Mapping[str, tuple[str, tuple[int, ...
         raise StateMismatch(f"saved state has position {position!r}")
     host = content.get("host")
     if host is None:
-        return Snapshot(position, None), None, None
+        sessions = content.get("sessions")
+        if not isinstance(sessions, list) or not all(isinstance(s, str) for s in sessions):
+            raise StateMismatch(f"saved mark has sessions {sessions!r}")
+        return Snapshot(Mark(position, tuple(sessions)), None), None, None
     stream = _stream_of(host)
     stream.spilled = _leaves_of(content.get("leaves"), layout)
-    return Snapshot(position, stream), content.get("task"), host.get("resampler")
+    return Snapshot(Mark(position), stream), content.get("task"), host.get("resampler")
 
 
 def _open(data: bytes) -> dict[str, Any]:

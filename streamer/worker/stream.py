@@ -74,8 +74,11 @@ def judge(stream: Stream, record: Decoded, options: StreamOptions) -> Verdict:
         if record.session in stream.replaced:
             return Verdict(refused=f"session {record.session!r} was already replaced by {stream.session!r}")
         return Verdict(ends="a new session began")
-    if record.time_ms - stream.last_ms > options.ttl_s * 1000:
-        return Verdict(ends=f"nothing came for over {options.ttl_s:g} s of event time")
+    if record.eos and not len(record.samples):
+        return STEP
+    ttl_s = options.ttl_of(stream.rate_hz)
+    if record.time_ms - stream.last_ms > ttl_s * 1000:
+        return Verdict(ends=f"nothing came for over {ttl_s:g} s of event time")
     if record.rate_hz != stream.rate_hz:
         reason = f"sample rate changed from {stream.rate_hz} to {record.rate_hz} Hz"
         return Verdict(refused=reason) if options.rate_change == "dead_letter" else Verdict(resets=reason)
@@ -137,7 +140,8 @@ def follow(stream: Stream, record: Decoded, offset: int, gap: int) -> None:
     stream.last_offset = offset
     count = len(record.samples)
     duration_ms = count * 1000 // record.rate_hz if record.rate_hz else 0
-    stream.last_ms = max(stream.last_ms, record.time_ms + duration_ms)
+    if count:
+        stream.last_ms = max(stream.last_ms, record.time_ms + duration_ms)
     if record.seq is not None:
         if gap and stream.expected_seq is not None and record.seq > stream.expected_seq:
             stream.holes = (*stream.holes, (stream.expected_seq, record.seq))[-REMEMBERED_HOLES:]
@@ -162,7 +166,8 @@ def open_stream(record: Decoded, key: bytes | None, partition: int, offset: int,
     )
 
 
-def succeed(old: Stream, new: Stream) -> None:
-    """`new` follows `old` under the same id: it remembers the sessions that are over."""
-    over = old.replaced if old.session is None or old.session == new.session else (*old.replaced, old.session)
-    new.replaced = over[-REMEMBERED_SESSIONS:]
+def ended_sessions(stream: Stream) -> tuple[str, ...]:
+    """The sessions under this id that are over once `stream` has ended, the latest last."""
+    if stream.session is None:
+        return stream.replaced
+    return (*stream.replaced, stream.session)[-REMEMBERED_SESSIONS:]

@@ -25,6 +25,7 @@ from streamer.worker import topics
 from streamer.worker.dead_letters import DeadLetters
 from streamer.worker.engine import Engine
 from streamer.worker.intake import Intake
+from streamer.worker.outbox import Outbox
 from streamer.worker.session import Session
 from streamer.worker.stepper import Stepper
 
@@ -78,7 +79,8 @@ class Worker:
         encoder = Encoder(f"{application}/{self.group}/{name}/live", self._model)
         self._engine = Engine(bundle.model, options.engine)
         dead = DeadLetters(encoder, 1_000_000, options.outputs.spill_folder)
-        self._stepper = Stepper(self._engine, task, options, encoder, dead, self._model)
+        outbox = Outbox(encoder, dead, options.outputs.pass_headers)
+        self._stepper = Stepper(self._engine, task, options, outbox, self._model)
         self._intake = Intake(decoder, dead, options.streams)
         self._stopping = asyncio.Event()
         self._session: Session | None = None
@@ -101,7 +103,7 @@ class Worker:
                     if not isinstance(error, Fenced):
                         raise error from None
                     logger.warning("fenced, starting afresh from what is committed: %s", error)
-                    await asyncio.get_running_loop().run_in_executor(engine, self._stepper.drop_all)
+                    await asyncio.get_running_loop().run_in_executor(engine, self._stepper.table.drop_all)
 
     async def _serve(self, engine: ThreadPoolExecutor, intake: ThreadPoolExecutor) -> None:
         async with self._log.consumer(self.group, [self.options.input.topic]) as consumer:
@@ -134,7 +136,7 @@ class Worker:
             model=self._model,
             device=str(self._engine.device),
             partitions=self._session.partitions if self._session else 0,
-            streams=len(self._stepper.streams),
+            streams=len(self._stepper.table.streams),
             lag_records=self._session.lag_records if self._session else -1,
             records=self.metrics.counter("streamer_records_total", pipeline=self.name).value,
             batch_p50=batch.quantile(0.5),

@@ -1,0 +1,50 @@
+"""A record's samples as the model wants them: its sample rate, lost samples filled, missing values held."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamer.codecs.base import Decoded, Samples
+from streamer.codecs.resample import Resampler
+from streamer.worker.stream import Stream
+
+
+class Conversion:
+    """What happens between the decoder and the network; its state lies in the stream. rate_hz: 0 for events."""
+
+    def __init__(self, rate_hz: int, *, hold: bool) -> None:
+        self._rate_hz = rate_hz
+        self._hold = hold
+        self._resamplers: dict[int, Resampler] = {}
+
+    def samples(self, stream: Stream, decoded: Decoded, filled: int) -> Samples:
+        """(n, C) at the model's rate, with `filled` lost samples before the record's own."""
+        samples = decoded.samples
+        if filled:
+            nothing = np.full((filled, samples.shape[1]), 0.0 if self._rate_hz else np.nan, np.float32)
+            samples = np.concatenate([nothing, samples])
+        if not self._rate_hz:
+            return self._held(stream, samples) if self._hold else samples
+        return samples if stream.rate_hz == self._rate_hz else self._resampled(stream, samples, decoded.eos)
+
+    def _resampled(self, stream: Stream, samples: Samples, last: bool) -> Samples:
+        resampler = self._resamplers.get(stream.rate_hz)
+        if resampler is None:
+            resampler = self._resamplers[stream.rate_hz] = Resampler(stream.rate_hz, self._rate_hz)
+        state = resampler.init_state() if stream.resampler is None else stream.resampler
+        stream.resampler, out = resampler.step(state, samples[:, 0])
+        if last:
+            stream.resampler, tail = resampler.flush(stream.resampler)
+            out = np.concatenate([out, tail])
+        return out[:, None]
+
+    def _held(self, stream: Stream, samples: Samples) -> Samples:
+        """A missing value repeats its column's last one; before the first there is 0."""
+        rows = samples.copy()
+        last = np.zeros(rows.shape[1], np.float32) if stream.held is None else stream.held
+        for row in rows:
+            missing = np.isnan(row)
+            row[missing] = last[missing]
+            last = row
+        stream.held = last.copy()
+        return rows

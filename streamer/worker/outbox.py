@@ -1,0 +1,79 @@
+"""What streams have to say, encoded on the engine's thread and queued for the committer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+from streamer.codecs.messages import Encoder, Output, StreamEvent, iso_time, role_of
+from streamer.records import NewRecord, Record, TopicPartition
+from streamer.worker.dead_letters import DeadLetters
+from streamer.worker.results import CallResult, Pending
+from streamer.worker.stream import Stream
+
+Event = Literal["started", "gap", "reset", "model_changed", "ended"]
+Passed = tuple[tuple[str, bytes], ...]
+
+
+class Outbox:
+    """Encodes messages with what caused them. pass_headers: names of input headers that travel on."""
+
+    def __init__(self, encoder: Encoder, dead: DeadLetters, pass_headers: Iterable[str]) -> None:
+        self._encoder = encoder
+        self._dead = dead
+        self._names = frozenset(pass_headers)
+
+    def say(self, result: CallResult, record: Record, messages: Iterable[Output]) -> None:
+        """Queue messages caused by `record`."""
+        passed = self._passed(record)
+        for message in messages:
+            encoded = self._encoder.encode(message, record, passed)
+            pending = Pending(record.partition, record.offset, role_of(message.body), encoded, message.decision)
+            result.outputs.append(pending)
+
+    def event(
+        self,
+        result: CallResult,
+        stream: Stream,
+        record: Record,
+        event: Event,
+        time_ms: int,
+        *,
+        n: int = 0,
+        reason: str = "",
+        samples: int = 0,
+    ) -> None:
+        """Queue what befell a stream. Ends and resets are decisions (DESIGN.md rule 4)."""
+        body = StreamEvent(stream=stream.id, event=event, time=iso_time(time_ms), reason=reason, samples=samples)
+        decision = event in ("reset", "ended", "model_changed")
+        self.say(result, record, [Output(body, stream.key or b"", event, n, time_ms, decision)])
+
+    def refuse(self, result: CallResult, record: Record, reason: str) -> None:
+        """Queue the dead letter of a record."""
+        letter = self._dead.of(record, reason)
+        result.outputs.append(Pending(record.partition, record.offset, "deadletters", letter, False))
+
+    def own(self, message: Output, partition: TopicPartition, offset: int) -> NewRecord:
+        """The record of a message that the worker itself has to say about a partition."""
+        cause = Record(partition.topic, partition.partition, offset, message.time_ms, message.key, None, ())
+        return self._encoder.encode(message, cause)
+
+    def _passed(self, record: Record) -> Passed:
+        if not record.headers:
+            return ()
+        return tuple((name, value) for name, value in record.headers if name in self._names)
+
+
+def renamed(messages: Iterable[Output], why: str) -> list[Output]:
+    """What is said on leaving has kinds of its own: the same record may have said the same kind while stepping."""
+    return [m._replace(kind=f"{m.kind}-at-{why}") for m in messages]
+
+
+def numbered(count: Counter[str], messages: Iterable[Output]) -> list[Output]:
+    """`n` counts within a kind over all pieces of a record."""
+    result = []
+    for message in messages:
+        result.append(message._replace(n=count[message.kind]))
+        count[message.kind] += 1
+    return result
