@@ -21,11 +21,23 @@ from streamer.options import AlertOptions
 from streamer.tasks.base import StreamView, TaskBatch
 
 
+COOL_DOWN_EVENTS = 200
+"""A stream's cool-down is at most this many of its own event intervals: half a day is nothing to a daily meter and
+for ever to a sensor that speaks every second."""
+_INTERVAL_MEMORY = 64
+"""Events over which the interval is averaged."""
+
+
 class TaskState(NamedTuple):
-    """rule: the hysteresis. fired_at: offset of the record that fired the open or last alert, -1 before the first."""
+    """rule: the hysteresis. fired_at: offset of the record that fired the open or last alert, -1 before the first.
+
+    last_ms, interval_ms: time of the last event, and the running mean of the time between two (0 before the second).
+    """
 
     rule: AlertState
     fired_at: int
+    last_ms: int | None
+    interval_ms: float
 
 
 class Band(NamedTuple):
@@ -40,7 +52,8 @@ class AlertTask:
     """Alerts from the output `score_name`, and a prediction for every record where `predictions` is on."""
 
     def __init__(self, rule: AlertRule, *, score_name: str, band: Band | None, predictions: bool) -> None:
-        self.rule = rule
+        self.rule = replace(rule, cool_down_s=0.0)
+        self.cool_down_ms = rule.cool_down_s * 1000
         self.score_name = score_name
         self.band = band
         self.predictions = predictions
@@ -57,7 +70,7 @@ class AlertTask:
         return cls(rule_of(bundle, options), score_name=score_name, band=band, predictions=options.predictions)
 
     def initial(self, clock_samples: int) -> TaskState:
-        return TaskState(QUIET, -1)
+        return TaskState(QUIET, -1, None, 0.0)
 
     def restart(self, stream: StreamView) -> TaskState:
         """An open alert was resolved by `finish`; the cool-down since its firing goes on."""
@@ -125,11 +138,21 @@ class AlertTask:
 
     def _judge(self, stream: StreamView, seen: _Seen) -> tuple[TaskState, list[Output]]:
         state: TaskState = stream.task
+        interval_ms = _interval(state, seen.time_ms)
+        state = state._replace(last_ms=seen.time_ms, interval_ms=interval_ms)
+        if (self.band is not None and seen.value is None) or self._cooling(state, seen.time_ms):
+            return state, []  # a missing value says nothing: it neither fires nor resolves
         rule, event = self.rule.advance(state.rule, seen.time_ms, seen.score)
         if event is None:
-            return (state if rule is state.rule else state._replace(rule=rule)), []
+            return state, []
         fired_at = seen.offset if event.status == "firing" else state.fired_at
-        return TaskState(rule, fired_at), [self._alert(stream, event, fired_at, seen)]
+        return state._replace(rule=rule, fired_at=fired_at), [self._alert(stream, event, fired_at, seen)]
+
+    def _cooling(self, state: TaskState, time_ms: int) -> bool:
+        """Whether an alert fired so lately that no other may."""
+        if state.rule.firing:
+            return False
+        return time_ms - state.rule.fired_ms < min(self.cool_down_ms, COOL_DOWN_EVENTS * state.interval_ms)
 
     def _alert(self, stream: StreamView, event: AlertEvent, fired_at: int, seen: _Seen, reason: str = "") -> Output:
         resolved = event.status == "resolved"
@@ -170,12 +193,13 @@ class AlertTask:
         return [self._alert(stream, event, state.fired_at, seen, "the stream ended or was reset")]
 
     def dump(self, state: TaskState) -> Any:
-        return [list(state.rule), state.fired_at]
+        return [list(state.rule), *state[1:]]
 
     def load(self, data: Any) -> TaskState:
         try:
-            (firing, severity, fired_ms), fired_at = data
-            return TaskState(AlertState(bool(firing), int(severity), int(fired_ms)), int(fired_at))
+            (firing, severity, fired_ms), fired_at, last_ms, interval_ms = data
+            rule = AlertState(bool(firing), int(severity), int(fired_ms))
+            return TaskState(rule, int(fired_at), None if last_ms is None else int(last_ms), float(interval_ms))
         except (TypeError, ValueError) as error:
             raise StateMismatch(f"saved alert state: {error}") from error
 
@@ -188,6 +212,16 @@ class _Seen(NamedTuple):
     expected: float | None
     low: float | None
     high: float | None
+
+
+def _interval(state: TaskState, time_ms: int) -> float:
+    """The running mean of the time between two events; time that goes back counts as none."""
+    if state.last_ms is None:
+        return 0.0
+    since_ms = max(0, time_ms - state.last_ms)
+    if not state.interval_ms:
+        return float(since_ms)
+    return state.interval_ms + (since_ms - state.interval_ms) / _INTERVAL_MEMORY
 
 
 def rule_of(bundle: Bundle, options: AlertOptions) -> AlertRule:
