@@ -1,9 +1,9 @@
 """A packaged model: a folder with `model.yaml`, `weights.safetensors`, its card, and whatever its decoder needs.
 
-    models/zoo/<name>/
-      model.yaml            name, version, architecture (a key of `ARCHITECTURES`), arguments, task, decoder settings
-      weights.safetensors   named tensors; never a pickle
-      CARD.md               data, licence, command, seed, score, limits
+models/zoo/<name>/
+  model.yaml            name, version, architecture (a key of `ARCHITECTURES`), arguments, task, decoder settings
+  weights.safetensors   named tensors; never a pickle
+  CARD.md               data, licence, command, seed, score, limits
 """
 
 from __future__ import annotations
@@ -90,6 +90,25 @@ def load(name_or_path: str | os.PathLike[str]) -> Bundle:
         settings=settings,
         folder=folder,
     )
+
+
+def wrap(
+    model: StreamModel,
+    *,
+    name: str,
+    version: str = "1",
+    task: str = "prediction",
+    settings: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """A bundle around a model that lies in no folder: a user's own network.
+
+    settings: what the task reads of a `model.yaml` (levels, alert rule, ...). The fingerprint covers the class and,
+    for an nn.Module, its weights, so that saved states are never continued by another network.
+    """
+    weights = model.state_dict() if isinstance(model, nn.Module) else {}
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    tensors = {name: tensor.cpu() for name, tensor in weights.items()}
+    return Bundle(name, version, fingerprint(kind, {}, tensors), model, task, settings or {}, Path())
 
 
 def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -31,6 +31,7 @@ from streamer.observe.metrics import Metrics
 from streamer.options import InputOptions, PipelineOptions
 from streamer.records import TopicPartition
 from streamer.settings import KafkaSettings, LogSettings, MemorySettings, Settings
+from streamer.tasks.base import Task
 from streamer.tasks.build import build_task
 from streamer.worker import topics
 from streamer.worker.worker import Worker, WorkerStatus
@@ -47,14 +48,18 @@ class App:
         *,
         log: Log | None = None,
         models: Mapping[str, Bundle] | None = None,
+        decoders: Mapping[str, Decoder] | None = None,
+        tasks: Mapping[str, Task] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """log: an open log of the caller's instead of the settings'; models: bundles by pipeline name, instead of
-        loading what the settings name (a user's own network needs no folder)."""
+        """log: an open log of the caller's instead of the settings'; models, decoders, tasks: by pipeline name, the
+        caller's own instead of what the settings say (a user's own network needs no folder)."""
         self.settings = settings
         self.metrics = metrics or Metrics()
         self._given_log = log
         self._models = dict(models or {})
+        self._decoders = dict(decoders or {})
+        self._own_tasks = dict(tasks or {})
         self._workers: dict[str, Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = AsyncExitStack()
@@ -96,9 +101,14 @@ class App:
             raise failures[0]
 
     async def feed(
-        self, feed: Feed, pipeline: str, *, buffer_s: float = 10.0, stop: asyncio.Event | None = None
+        self, feed: Feed, pipeline: str | None = None, *, buffer_s: float = 10.0, stop: asyncio.Event | None = None
     ) -> PumpReport:
-        """Pump a feed into a pipeline's input until it ends. Raises InputError, LogError, ConfigurationError."""
+        """Pump a feed into a pipeline's input (the only one without a name) until it ends.
+
+        Raises InputError, LogError, ConfigurationError.
+        """
+        if pipeline is None and len(self.settings.pipelines) == 1:
+            pipeline = next(iter(self.settings.pipelines))
         if pipeline not in self.settings.pipelines:
             known = ", ".join(self.settings.pipelines)
             raise ConfigurationError(f"no pipeline {pipeline!r} to feed; there are {known}")
@@ -166,13 +176,18 @@ class App:
                 name,
                 options,
                 bundle,
-                decoder=decoder_of(options.input, bundle),
-                task=await asyncio.to_thread(build_task, bundle, options),
+                decoder=self._decoders.get(name) or decoder_of(options.input, bundle),
+                task=await self._task(name, bundle, options),
                 application=self.settings.application,
                 metrics=self.metrics,
             )
         except (ModelError, ValueError) as error:
             raise ConfigurationError(f"pipeline {name!r}: {error}") from error
+
+    async def _task(self, name: str, bundle: Bundle, options: PipelineOptions) -> Task:
+        if name in self._own_tasks:
+            return self._own_tasks[name]
+        return await asyncio.to_thread(build_task, bundle, options)
 
     async def _ensure_topics(self) -> None:
         there = await self._log.topics()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.bundle import Bundle
-from models.contract import Outputs, Signature, State, StreamModel
+from models.contract import Outputs, Signature, State
 
 
 class RunningSum:
@@ -78,12 +74,3 @@ class TinyGru(nn.Module):
                 h[rows] = last.transpose(0, 1)
                 done = end
         return {"y": y, "lengths": lengths}, {"h": h}
-
-
-def bundle_of(
-    model: StreamModel, name: str = "tiny", task: str = "prediction", settings: Mapping[str, Any] | None = None
-) -> Bundle:
-    """A bundle around a model that lies in no folder."""
-    return Bundle(
-        name=name, version="1", fingerprint="0" * 12, model=model, task=task, settings=settings or {}, folder=Path()
-    )
