@@ -136,6 +136,19 @@ class AlertOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateOptions:
+    """Voice activity before speech: a voice activity model sends only what is spoken on to the topic `outputs.voiced`.
+
+    pre_roll_s: audio before the onset that is sent too; hang_over_s: how long it must be quiet until the gate closes.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
+
+    pre_roll_s: float = 0.3
+    hang_over_s: float = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """The names of the output topics, and where dead letters too big for theirs are kept."""
 
@@ -146,6 +159,7 @@ class OutputOptions:
     alerts: str = "alerts"
     streams: str = "streams"
     deadletters: str = "deadletters"
+    voiced: str = "voiced"
     spill_folder: str = "~/.local/state/streamer/deadletters"
     pass_headers: tuple[str, ...] = ("traceparent", "tracestate")
 
@@ -163,5 +177,6 @@ class PipelineOptions:
     commit: CommitOptions = field(default_factory=CommitOptions)
     transcript: TranscriptOptions = field(default_factory=TranscriptOptions)
     alert: AlertOptions = field(default_factory=AlertOptions)
+    gate: GateOptions | None = None
     outputs: OutputOptions = field(default_factory=OutputOptions)
     on_state_mismatch: Literal["refuse", "reset"] = "refuse"

@@ -13,7 +13,7 @@ import msgspec
 
 from streamer.records import NewRecord, Record
 
-Role = Literal["transcripts", "predictions", "alerts", "streams", "deadletters"]
+Role = Literal["transcripts", "predictions", "alerts", "streams", "deadletters", "voiced"]
 """Which of a pipeline's output topics a message goes to."""
 
 
@@ -110,7 +110,21 @@ class DeadLetter(msgspec.Struct, frozen=True):
     spill: str = ""
 
 
-Body = PartialTranscript | FinalTranscript | Prediction | Alert | StreamEvent | DeadLetter
+class VoicedAudio(msgspec.Struct, frozen=True):
+    """A part of a stream in which somebody speaks: s16le PCM, an input for another pipeline and no CloudEvent.
+
+    sample_index: place of the first sample on the stream's clock, silence included.
+    """
+
+    stream: str
+    pcm: bytes
+    rate_hz: int
+    session: str
+    sample_index: int
+    eos: bool
+
+
+Body = VoicedAudio | PartialTranscript | FinalTranscript | Prediction | Alert | StreamEvent | DeadLetter
 
 TYPES: dict[type, tuple[str, str, Role]] = {
     PartialTranscript: ("streamer.transcript.partial.v1", "partial", "transcripts"),
@@ -166,6 +180,8 @@ class Encoder:
     def encode(self, output: Output, cause: Record, passed: tuple[tuple[str, bytes], ...] = ()) -> NewRecord:
         """The record of one output; `passed` are the input's headers that travel on (trace context, allow-listed)."""
         body = output.body
+        if isinstance(body, VoicedAudio):
+            return voiced_record(output, body)
         name = event_type(body)
         subject = cause.key or b""
         identity = f"{cause.topic}/{cause.partition}/{cause.offset}/{output.kind}/{output.n}".encode()
@@ -183,6 +199,18 @@ class Encoder:
         )
 
 
+def voiced_record(output: Output, body: VoicedAudio) -> NewRecord:
+    """Voiced audio as any other audio record, with its place in the stream."""
+    headers = [
+        ("content-type", f"audio/L16;rate={body.rate_hz};channels=1".encode()),
+        ("x-session", body.session.encode()),
+        ("x-sample-index", str(body.sample_index).encode()),
+    ]
+    if body.eos:
+        headers.append(("x-eos", b"1"))
+    return NewRecord(output.key, body.pcm, headers, output.time_ms)
+
+
 def event_type(body: Body) -> str:
     """The CloudEvents type of a body."""
     if isinstance(body, StreamEvent):
@@ -192,6 +220,8 @@ def event_type(body: Body) -> str:
 
 def role_of(body: Body) -> Role:
     """The output topic that a body belongs to."""
+    if isinstance(body, VoicedAudio):
+        return "voiced"
     return "streams" if isinstance(body, StreamEvent) else TYPES[type(body)][2]
 
 

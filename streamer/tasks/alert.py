@@ -20,7 +20,6 @@ from streamer.errors import ConfigurationError, StateMismatch
 from streamer.options import AlertOptions
 from streamer.tasks.base import StreamView, TaskBatch
 
-
 COOL_DOWN_EVENTS = 200
 """A stream's cool-down is at most this many of its own event intervals: half a day is nothing to a daily meter and
 for ever to a sensor that speaks every second."""

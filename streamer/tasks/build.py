@@ -6,8 +6,9 @@ from models.bundle import Bundle
 from models.speech.load import load_decoder
 from streamer.errors import ConfigurationError
 from streamer.options import PipelineOptions
-from streamer.tasks.alert import AlertTask
+from streamer.tasks.alert import AlertTask, rule_of
 from streamer.tasks.base import Task
+from streamer.tasks.gate import VoiceGateTask
 from streamer.tasks.prediction import PredictionTask
 from streamer.tasks.transcript import TranscriptTask
 
@@ -22,6 +23,15 @@ def build_task(bundle: Bundle, options: PipelineOptions) -> Task:
             samples_per_frame=signature.samples_per_frame,
             partial_every_ms=options.transcript.partial_every_ms,
         )
+    if bundle.task == "voice_activity" and options.gate is not None:
+        return VoiceGateTask(
+            rule_of(bundle, options.alert),
+            rate_hz=signature.rate_hz,
+            pre_roll_s=options.gate.pre_roll_s,
+            hang_over_s=options.gate.hang_over_s,
+        )
+    if options.gate is not None:
+        raise ConfigurationError(f"model {bundle.name!r} cannot be a gate: that takes a voice activity model")
     if bundle.task in ("alert", "voice_activity"):
         return AlertTask.of(bundle, options.alert)
     if bundle.task == "prediction":

@@ -30,7 +30,8 @@ def output_topics(options: PipelineOptions) -> tuple[str, ...]:
 def needed(options: PipelineOptions, group: str, partitions: int) -> list[TopicSpec]:
     """What a pipeline reads and writes, with `partitions` as its input has."""
     changelog = changelog_of(group, options.input.topic)
-    outputs = [TopicSpec(name, partitions) for name in dict.fromkeys(output_topics(options))]
+    voiced = () if options.gate is None else (options.outputs.voiced,)
+    outputs = [TopicSpec(name, partitions) for name in dict.fromkeys((*output_topics(options), *voiced))]
     state = TopicSpec(changelog, partitions, compact=True, max_record_bytes=STATE_RECORD_BYTES)
     return [TopicSpec(options.input.topic, partitions), *outputs, state]
 
