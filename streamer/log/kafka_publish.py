@@ -1,0 +1,189 @@
+"""Publishing whole batches to Kafka: record batches are built here, sent by an idempotent producer, and awaited.
+
+Appends to one partition that come while another is on its way share the next batch. `send()` per record would cost
+five to seven times as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch
+
+from streamer.errors import LogError
+from streamer.log.batching import check_measured, measure
+from streamer.log.kafka_connection import Compression, KafkaOptions, translating
+from streamer.log.kafka_topics import FRAMING_BYTES, KafkaTopics
+from streamer.log.topics import topic_missing
+from streamer.records import Append, NewRecord, TopicPartition
+
+_BATCH_BYTES = 768 * 1024
+_CODECS: dict[Compression | None, int] = {
+    None: DefaultRecordBatch.CODEC_NONE,
+    "gzip": DefaultRecordBatch.CODEC_GZIP,
+    "snappy": DefaultRecordBatch.CODEC_SNAPPY,
+    "lz4": DefaultRecordBatch.CODEC_LZ4,
+    "zstd": DefaultRecordBatch.CODEC_ZSTD,
+}
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """An append on its way, and who waits for its first offset."""
+
+    records: Sequence[NewRecord]
+    done: asyncio.Future[int]
+
+
+class KafkaPublisher:
+    """Appends batches durably (acks=all), each whole and in order, retries without doubling."""
+
+    def __init__(self, options: KafkaOptions, topics: KafkaTopics) -> None:
+        self._options = options
+        self._topics = topics
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+        self._waiting: dict[TopicPartition, list[_Waiting]] = {}
+        self._flushers: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._retired: set[asyncio.Task[None]] = set()
+
+    async def stop(self) -> None:
+        """Wait for what is on its way and close the producers."""
+        await asyncio.gather(*self._flushers.values())
+        if self._producer is not None:
+            self._retire(self._producer)
+        await asyncio.gather(*self._retired)
+
+    async def check(self, appends: Sequence[Append]) -> None:
+        """Raises what an append would: TopicMissing, RecordTooLarge, PermissionDenied. Writes nothing."""
+        for topic, partition, records in appends:
+            info = await self._topics.info(topic)
+            if not 0 <= partition < info.partitions:
+                raise topic_missing(TopicPartition(topic, partition), f"Kafka at {self._options.bootstrap_servers}")
+            check_measured(info, measure(records))
+
+    async def publish(self, appends: Sequence[Append]) -> list[int]:
+        """Append all at once, each checked before; the first offset of every one that is not empty.
+
+        Raises the first error, after all have ended: LogUnavailable, PermissionDenied, TopicMissing.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(append.records, loop.create_future()) for append in appends if append.records]
+        for one, append in zip(waiting, (a for a in appends if a.records), strict=True):
+            partition = TopicPartition(append.topic, append.partition)
+            self._waiting.setdefault(partition, []).append(one)
+            if partition not in self._flushers:
+                self._flushers[partition] = asyncio.create_task(self._flush(partition))
+        results = await asyncio.gather(*(one.done for one in waiting), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [offset for offset in results if isinstance(offset, int)]
+
+    async def _flush(self, partition: TopicPartition) -> None:
+        """Publish what waits for this partition until nothing waits."""
+        try:
+            while waiting := self._waiting.pop(partition, None):
+                try:
+                    await self._send(partition, waiting)
+                except (LogError, TypeError, ValueError, OverflowError) as error:  # or a record not made of bytes
+                    for one in waiting:
+                        if not one.done.done():
+                            one.done.set_exception(error)
+        finally:
+            del self._flushers[partition]
+
+    async def _send(self, partition: TopicPartition, waiting: Sequence[_Waiting]) -> None:
+        doing = f"write to topic {partition.topic!r}"
+        info = await self._topics.info(partition.topic)
+        limit_bytes = min(_BATCH_BYTES, info.max_record_bytes) + FRAMING_BYTES
+        producer = await self._started()
+        builders = self._build([record for one in waiting for record in one.records], limit_bytes)
+        try:
+            with translating(self._options, doing):
+                async with asyncio.timeout(1.5 * self._options.request_timeout_s):
+                    sent = await self._deliver(producer, partition, builders)
+        except LogError as error:
+            self._give_up(producer)
+            if isinstance(error.__cause__, UnknownTopicOrPartitionError):
+                self._topics.forget(partition.topic)
+            raise
+        offsets = [
+            first + i for first, builder in zip(sent, builders, strict=True) for i in range(builder.record_count())
+        ]
+        begin = 0
+        for one in waiting:
+            if not one.done.done():  # else its waiter was cancelled
+                one.done.set_result(offsets[begin])
+            begin += len(one.records)
+
+    async def _deliver(
+        self, producer: AIOKafkaProducer, partition: TopicPartition, builders: Sequence[BatchBuilder]
+    ) -> list[int]:
+        """Hand over every batch, then await every one: the first offset of each."""
+        futures = []
+        for builder in builders:
+            future = await producer.send_batch(builder, partition.topic, partition=partition.partition)
+            future.add_done_callback(_look_at)
+            futures.append(future)
+        return [(await future).offset for future in futures]
+
+    def _build(self, records: Sequence[NewRecord], limit_bytes: int) -> list[BatchBuilder]:
+        """As few record batches as hold all `records`, none above `limit_bytes`."""
+        codec = _CODECS[self._options.compression]
+        builders = [BatchBuilder(limit_bytes, codec)]
+        append = builders[-1].append
+        for key, value, given_headers, timestamp_ms in records:
+            headers = given_headers if type(given_headers) is list else list(given_headers)  # the client insists
+            if append(timestamp=timestamp_ms, key=key, value=value, headers=headers) is None:  # full
+                builders.append(BatchBuilder(limit_bytes, codec))
+                append = builders[-1].append
+                append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
+        return builders
+
+    async def _started(self) -> AIOKafkaProducer:
+        async with self._starting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(**self._options.connection(), enable_idempotence=True)
+                try:
+                    with translating(self._options, "connect"):
+                        await producer.start()
+                except LogError:
+                    await producer.stop()
+                    raise
+                self._producer = producer
+            return self._producer
+
+    def _give_up(self, producer: AIOKafkaProducer) -> None:
+        """After an error the producer's sequence numbers have a hole: the next append takes a new producer."""
+        if self._producer is producer:
+            self._producer = None
+            self._retire(producer)
+
+    def _retire(self, producer: AIOKafkaProducer) -> None:
+        task = asyncio.create_task(self._stop(producer))
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    async def _stop(self, producer: AIOKafkaProducer) -> None:
+        """Flush and close; by force where no broker takes what is left (whoever waited for it has been told)."""
+        try:
+            async with asyncio.timeout(self._options.request_timeout_s):
+                await producer.stop()
+        except TimeoutError:
+            sender = producer._sender.sender_task
+            sender.cancel()  # it would try for ever
+            await asyncio.wait({sender}, timeout=self._options.request_timeout_s)  # its requests may still connect
+            await producer.client.close()
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """Take note of a failure that an earlier one has hidden, so that asyncio does not warn of it."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,269 @@
+"""A real Apache Kafka on this machine without Docker: for tests, and for `make kafka`.
+
+    python -m streamer.testing.kafka_broker --port 9092 --data ~/kafka-data
+
+Maven resolves the jars named in `deploy/kafka/pom.xml` once into `.kafka/libs`; a single KRaft node then runs on
+127.0.0.1. Needs Java 17 or later and, the first time, Maven. Knows no client library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from streamer.errors import ConfigurationError, LogUnavailable
+
+_ROOT = Path(__file__).resolve().parents[2]
+_POM = _ROOT / "deploy" / "kafka" / "pom.xml"
+_LIBS = _ROOT / ".kafka" / "libs"
+_STARTED = "Kafka Server started"
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 20.0
+
+_PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+auto.create.topics.enable=false
+num.partitions=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=8
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=8
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+"""
+
+# Retention and compaction within a second instead of minutes.
+_EAGER_PROPERTIES = """
+log.retention.check.interval.ms=500
+log.segment.delete.delay.ms=500
+log.initial.task.delay.ms=500
+log.roll.ms=500
+log.cleaner.backoff.ms=200
+log.cleaner.min.cleanable.ratio=0.01
+log.cleaner.dedupe.buffer.size=8388608
+"""
+
+# Users come in through SASL_PLAINTEXT and may do nothing unless an ACL says so; PLAINTEXT may do everything.
+_ACL_PROPERTIES = """
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=false
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=\
+org.apache.kafka.common.security.plain.PlainLoginModule required {users};
+"""
+
+
+def missing_tools() -> str:
+    """What this machine lacks to run a broker, as a sentence with its remedy; empty when nothing."""
+    if shutil.which("java") is None:
+        return "Java is not installed: `apt-get install openjdk-17-jre-headless` (or any Java 17 or later)"
+    if shutil.which("mvn") is None and not _libs_are_there():
+        return "Maven, which fetches Apache Kafka, is not installed: `apt-get install maven`"
+    return ""
+
+
+@dataclass
+class KafkaBroker:
+    """One broker process. Use as a context manager, or `start` and `stop`; it can be started again on its data.
+
+    port: 0 picks a free one. data: a folder for its logs, a temporary one when None. heap_mb: the Java heap.
+    users: names with their passwords for the SASL_PLAINTEXT listener; giving any turns on access control.
+    eager: retention and compaction run within a second, for tests. Start it on a thread that lives as long as it.
+    """
+
+    port: int = 0
+    data: Path | None = None
+    heap_mb: int = 512
+    users: dict[str, str] = field(default_factory=dict)
+    eager: bool = False
+    sasl_port: int = 0
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+    _temporary: Path | None = field(default=None, init=False, repr=False)
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` without security."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def sasl_bootstrap(self) -> str:
+        """`host:port` of the listener that asks for user and password (SASL_PLAINTEXT, PLAIN)."""
+        return f"127.0.0.1:{self.sasl_port}"
+
+    def start(self) -> None:
+        """Start and wait until it answers. Raises ConfigurationError (Java or Maven missing), LogUnavailable."""
+        if lacking := missing_tools():
+            raise ConfigurationError(lacking)
+        resolve_libs()
+        if self.data is None:
+            self.data = self._temporary = Path(tempfile.mkdtemp(prefix="streamer-kafka-"))
+        self.data.mkdir(parents=True, exist_ok=True)
+        self._write_properties(self.data)
+        if not (self.data / "logs" / "meta.properties").exists():
+            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            # One argument: an id may begin with a dash.
+            arguments = ["format", f"--cluster-id={cluster}", "--config", str(self.data / "server.properties")]
+            if self._java("kafka.tools.StorageTool", arguments, "format.log").wait():
+                said = (self.data / "format.log").read_text(errors="replace")
+                raise LogUnavailable(f"Kafka could not format {self.data}:\n{said[-1000:]}")
+        self._process = self._java("kafka.Kafka", [str(self.data / "server.properties")], "broker.log")
+        self._wait_until_started(self.data / "broker.log")
+
+    def stop(self) -> None:
+        """Stop in an orderly way, and by force when that takes too long. The data stay."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End at once, as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait until the broker ends by itself."""
+        return self._process.wait() if self._process else 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except (ConfigurationError, LogUnavailable):
+            self._remove_temporary()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._remove_temporary()
+
+    def _remove_temporary(self) -> None:
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _write_properties(self, data: Path) -> None:
+        self.port = self.port or free_port()
+        controller_port = free_port()
+        listeners = [f"PLAINTEXT://{self.bootstrap}", f"CONTROLLER://127.0.0.1:{controller_port}"]
+        text = _PROPERTIES + (_EAGER_PROPERTIES if self.eager else "")
+        if self.users:
+            self.sasl_port = self.sasl_port or free_port()
+            listeners.append(f"SASL_PLAINTEXT://{self.sasl_bootstrap}")
+            users = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
+            text += _ACL_PROPERTIES.format(users=users)
+        text += f"controller.quorum.voters=1@127.0.0.1:{controller_port}\n"
+        text += f"listeners={','.join(listeners)}\nlog.dirs={data / 'logs'}\n"
+        (data / "server.properties").write_text(text)
+
+    def _java(self, main: str, arguments: list[str], log_name: str) -> subprocess.Popen[bytes]:
+        """A Java process in a group of its own, which ends when the thread that started it ends."""
+        assert self.data is not None
+        command = [
+            *(["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []),
+            *("java", f"-Xmx{self.heap_mb}M", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Djava.awt.headless=true"),
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+            *("-cp", f"{_LIBS}/*", main, *arguments),
+        ]
+        with (self.data / log_name).open("wb") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def _wait_until_started(self, log: Path) -> None:
+        assert self._process is not None
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        with log.open(errors="replace") as text:
+            while _STARTED not in _all_of(text):
+                if self._process.poll() is not None or time.monotonic() > deadline_s:
+                    self.kill()
+                    last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                    raise LogUnavailable(f"Kafka did not start at {self.bootstrap}; the end of {log}:\n{last}")
+                time.sleep(0.05)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        os.killpg(process.pid, how)
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def resolve_libs() -> None:
+    """Fetch Apache Kafka's jars by Maven unless they are there. Raises ConfigurationError."""
+    if _libs_are_there():
+        return
+    if not _POM.exists():
+        raise ConfigurationError(f"{_POM} is missing: the local broker needs a checkout of the project")
+    partial = _LIBS.with_name(f"libs-{os.getpid()}")
+    command = ["mvn", "-B", "-q", "-f", str(_POM), "dependency:copy-dependencies", f"-DoutputDirectory={partial}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ConfigurationError(f"Maven could not fetch Apache Kafka:\n{done.stdout[-2000:]}{done.stderr[-500:]}")
+    shutil.copy(_POM, partial / _POM.name)
+    shutil.rmtree(_LIBS, ignore_errors=True)
+    partial.rename(_LIBS)  # whole or not at all
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _libs_are_there() -> bool:
+    resolved_for = _LIBS / _POM.name
+    return resolved_for.exists() and (not _POM.exists() or resolved_for.read_bytes() == _POM.read_bytes())
+
+
+def _all_of(text: IO[str]) -> str:
+    text.seek(0)
+    return text.read()
+
+
+def main() -> None:
+    """Run one broker in the foreground until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m streamer.testing.kafka_broker", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--data", type=Path, help="folder for its data (default: a temporary one, removed at the end)")
+    parser.add_argument("--heap-mb", type=int, default=1024, help="Java heap in MiB")
+    arguments = parser.parse_args()
+    for stop in (signal.SIGINT, signal.SIGTERM):  # also where a shell started it in the background
+        signal.signal(stop, signal.default_int_handler)
+    try:
+        data = None if arguments.data is None else arguments.data.expanduser().absolute()
+        with KafkaBroker(port=arguments.port, data=data, heap_mb=arguments.heap_mb) as broker:
+            print(f"Apache Kafka answers at {broker.bootstrap}; Ctrl-C stops it.", flush=True)
+            broker.wait()
+    except (ConfigurationError, LogUnavailable) as error:
+        parser.exit(1, f"{error}\n")
+    except KeyboardInterrupt:
+        pass  # stopped by the context manager
+
+
+if __name__ == "__main__":
+    main()
