@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 # Voices and a virtual microphone for the demo and the tests, PortAudio for the microphone, kcat to look into Kafka.
-SYSTEM := espeak-ng flite libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils kcat
+SYSTEM := alsa-utils espeak-ng flite libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils kcat
 # Port of the local broker of `make kafka`; 0 takes a free one.
 PORT ?= 9092
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,10 +26,11 @@ from streamer.errors import ConfigurationError
 from streamer.feeds.base import Feed
 from streamer.feeds.pump import PumpReport, pump
 from streamer.log.base import Log, TopicInfo, TopicSpec
+from streamer.logs import log_of
 from streamer.observe.metrics import Metrics
 from streamer.options import InputOptions, PipelineOptions
 from streamer.records import TopicPartition
-from streamer.settings import KafkaSettings, LogSettings, MemorySettings, Settings
+from streamer.settings import Settings
 from streamer.tasks.base import Task
 from streamer.tasks.build import build_task
 from streamer.worker import topics
@@ -116,28 +116,32 @@ class App:
         return await pump(feed, self._log, topic, buffer_s=buffer_s, stop=stop)
 
     async def outputs(
-        self, *roles: Role, from_start: bool = False, until_drained: bool = False
+        self,
+        *roles: Role,
+        from_start: bool = False,
+        until_drained: bool = False,
+        until: asyncio.Event | None = None,
     ) -> AsyncIterator[Envelope]:
         """Messages of these output topics (all of them without arguments) as they are committed.
 
-        Only what was published since entering, unless `from_start`. With `until_drained` it ends when all input that
-        there is was answered. Raises a worker's error when one failed.
+        Only what was published since entering, unless `from_start`. It ends, with `until_drained`, when all input that
+        there is was answered (feed first), or when `until` is set and everything published by then was given.
+        Raises a worker's error when one failed.
         """
         source = f"{self.settings.application}/"
         partitions = await self._output_partitions(roles)
         begin = {p: r.begin for p, r in (await self._log.offsets(partitions)).items()} if from_start else self._start
         async with self._log.reader({p: begin[p] for p in partitions}) as reader:
-            finished = False
             while True:
-                finished = until_drained and await self._is_drained()
-                batches = await reader.read(timeout_s=0.0 if finished else DRAIN_POLL_S * 2)
+                over = until.is_set() if until is not None else until_drained and await self._is_drained()
+                batches = await reader.read(timeout_s=0.0 if over else DRAIN_POLL_S)
                 for batch in batches:
                     for record in batch.records:
                         message = decode_message(record)
                         if message.source.startswith(source):
                             yield message
                 self._raise_failure()
-                if finished and not batches:
+                if over and not batches:
                     return
 
     async def drained(self) -> None:
@@ -227,40 +231,4 @@ def decoder_of(options: InputOptions, bundle: Bundle) -> Decoder:
         )
     return EventDecoder(
         options.columns, array=options.array, time=options.time, stream=options.stream, missing=options.missing
-    )
-
-
-def log_of(settings: LogSettings) -> Log:
-    """The log that the settings describe, not yet open."""
-    if isinstance(settings, MemorySettings):
-        from streamer.log.memory import MemoryLog
-
-        return MemoryLog()
-    if isinstance(settings, KafkaSettings):
-        return _kafka(settings)
-    from streamer.log.sqlite import SqliteLog
-
-    return SqliteLog(settings.path)
-
-
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name).expanduser()
-
-
-def _kafka(settings: KafkaSettings) -> Log:
-    from streamer.log.kafka import KafkaLog, KafkaOptions
-
-    secret = settings.password.get_secret_value() if settings.password else None
-    return KafkaLog(
-        KafkaOptions(
-            bootstrap_servers=settings.bootstrap_servers,
-            security_protocol=settings.security_protocol,
-            sasl_mechanism=settings.sasl_mechanism,
-            sasl_username=settings.username,
-            sasl_password=secret,
-            ssl_ca_file=_path(settings.ssl_cafile),
-            ssl_cert_file=_path(settings.ssl_certfile),
-            ssl_key_file=_path(settings.ssl_keyfile),
-            replication_factor=settings.replication_factor,
-        )
     )

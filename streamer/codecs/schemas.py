@@ -24,7 +24,7 @@ TOPICS: dict[Role, str] = {
 
 HEADERS: dict[str, str] = {
     "ce_specversion": "1.0",
-    "ce_id": "input topic/partition/offset/kind/n: the same when an input is answered again, so duplicates can be dropped",
+    "ce_id": "input topic/partition/offset/kind/n: the same when an input is answered again, so drop duplicates by it",
     "ce_source": "application/group/pipeline/role",
     "ce_type": "the type of the message",
     "ce_subject": "the input record's key",
@@ -70,7 +70,8 @@ def _message(body: type) -> dict[str, Any]:
 
 
 def _channel(role: Role, bodies: list[type]) -> dict[str, Any]:
-    roles: dict[type, Role] = {StreamEvent: "streams"} | {body: TYPES[body][2] for body in TYPES}
+    roles: dict[type, Role] = {body: kind[2] for body, kind in TYPES.items()}
+    roles[StreamEvent] = "streams"
     inside = [body.__name__ for body in bodies if roles[body] == role]
     messages = {name: {"$ref": f"#/components/messages/{name}"} for name in inside}
     return {"address": role, "description": TOPICS[role], "messages": messages}

@@ -77,7 +77,7 @@ class SlotPool:
         """The state of slots on the host, in one copy a leaf."""
         rows = torch.from_numpy(slots).to(self.device)
         batch = {name: _to_numpy(leaf.index_select(0, rows)) for name, leaf in self._leaves.items()}
-        return [{name: leaf[i].copy() for name, leaf in batch.items()} for i in range(len(slots))]
+        return [{name: np.array(leaf[i]) for name, leaf in batch.items()} for i in range(len(slots))]
 
     def write(self, slots: NDArray[np.int64], states: list[Mapping[str, NDArray[np.generic]]]) -> None:
         """Put host states back, bit for bit."""
