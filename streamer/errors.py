@@ -5,6 +5,7 @@
     ├── InputError                 a file, device or payload that is not what it should be
     │   └── Malformed              one record; goes to the dead letters, never ends a pipeline
     ├── StateMismatch              saved state does not fit this model or version
+    ├── DeviceLost                 this process cannot use its device any more (worker.engine); nothing is committed
     └── LogError                   anything a log says
         ├── LogUnavailable         broker or file not reachable now; trying again may help
         ├── TopicMissing

@@ -70,7 +70,6 @@ class Session:
         self._applied = asyncio.Event()
         self._commit_lock = asyncio.Lock()
         self._paused = False
-        self._closed = False
         self._watermarks: dict[TopicPartition, deque[tuple[float, int]]] = {}
         self._state_bytes = 4096.0
         self._in_danger: set[TopicPartition] = set()
@@ -95,9 +94,8 @@ class Session:
             self._loops = loops
             await self._read()
             await self._leave(frozenset(self._progress))
-            self._closed = True
-            for helper in helpers:
-                helper.cancel()
+            for task in (*helpers, *self._restoring.values()):
+                task.cancel()
 
     # ------------------------------------------------------------------ reading
 
