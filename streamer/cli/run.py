@@ -49,12 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
     async def main(stop: asyncio.Event) -> int:
         from streamer.app import App
         from streamer.cli.sources import feeds_of
+        from streamer.observe.collector import collect_rarely
 
         with tempfile.TemporaryDirectory(prefix="streamer-") as folder:
             feeds = await asyncio.to_thread(lambda: list(feeds_of(settings, Path(folder))))
             if not arguments.quiet and not arguments.json:
                 _say_what_runs(settings.pipelines, [feed.name for _, feed in feeds])
             async with App(settings) as app:
+                collect_rarely()
                 logger.info("running", extra={"pipelines": ",".join(settings.pipelines), "feeds": len(feeds)})
                 finished = asyncio.Event()
                 taps = _taps(app, arguments, lambda: app.outputs(*ROLES, until=finished))

@@ -6,12 +6,17 @@ Source: CloudEvents 1.0 Kafka protocol binding, section 3.2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from streamer.records import NewRecord, Record
+
+Passed = tuple[tuple[str, bytes], ...]
+"""Input headers that travel on."""
 
 Role = Literal["transcripts", "predictions", "alerts", "streams", "deadletters", "voiced"]
 """Which of a pipeline's output topics a message goes to."""
@@ -49,7 +54,7 @@ class FinalTranscript(msgspec.Struct, frozen=True):
     words: tuple[Word, ...]
 
 
-class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
+class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a model says of one input record.
 
     value: what was observed (None when missing). expected: the median that had been predicted for it; low, high: the
@@ -177,29 +182,30 @@ class Encoder:
         self._head = {name: (*fixed, ("ce_type", name.encode()), json_type, model_header) for name in BODY_OF}
         self._json = msgspec.json.Encoder()
 
-    def encode(self, output: Output, cause: Record, passed: tuple[tuple[str, bytes], ...] = ()) -> NewRecord:
+    def encode(self, output: Output, cause: Record, passed: Passed = ()) -> NewRecord:
         """The record of one output; `passed` are the input's headers that travel on (trace context, allow-listed)."""
-        body = output.body
-        if isinstance(body, VoicedAudio):
-            return voiced_record(output, body)
-        name = event_type(body)
-        subject = cause.key or b""
-        identity = f"{cause.topic}/{cause.partition}/{cause.offset}/{output.kind}/{output.n}".encode()
-        return NewRecord(
-            output.key,
-            self._json.encode(body),
-            (
-                *self._head[name],
-                ("ce_id", identity),
-                ("ce_subject", subject),
-                ("ce_time", iso_time(output.time_ms).encode()),
+        return self.encode_all([(output, cause, passed)])[0]
+
+    def encode_all(self, said: Iterable[tuple[Output, Record, Passed]]) -> list[NewRecord]:
+        """The records of outputs with their causes: what is done for every message, in one loop for its speed."""
+        heads, to_json = self._head, self._json.encode
+        records: list[NewRecord] = []
+        for (body, key, kind, n, time_ms, _), (topic, partition, offset, _, subject, _, _), passed in said:
+            if isinstance(body, VoicedAudio):
+                records.append(voiced_record(key, body, time_ms))
+                continue
+            headers = [
+                *heads[event_type(body)],
+                ("ce_id", f"{topic}/{partition}/{offset}/{kind}/{n}".encode()),
+                ("ce_subject", subject or b""),
+                ("ce_time", iso_time(time_ms).encode()),
                 *passed,
-            ),
-            output.time_ms,
-        )
+            ]
+            records.append(NewRecord(key, to_json(body), headers, time_ms))
+        return records
 
 
-def voiced_record(output: Output, body: VoicedAudio) -> NewRecord:
+def voiced_record(key: bytes, body: VoicedAudio, time_ms: int) -> NewRecord:
     """Voiced audio as any other audio record, with its place in the stream."""
     headers = [
         ("content-type", f"audio/L16;rate={body.rate_hz};channels=1".encode()),
@@ -208,7 +214,7 @@ def voiced_record(output: Output, body: VoicedAudio) -> NewRecord:
     ]
     if body.eos:
         headers.append(("x-eos", b"1"))
-    return NewRecord(output.key, body.pcm, headers, output.time_ms)
+    return NewRecord(key, body.pcm, headers, time_ms)
 
 
 def event_type(body: Body) -> str:
@@ -262,7 +268,18 @@ def dead_letter_of(record: Record) -> DeadLetter:
 
 def iso_time(time_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds; times that no calendar holds are clamped."""
+    second, ms = divmod(time_ms, 1000)
+    return f"{date_time}.{ms:03d}Z" if (date_time := _date_time(second)) else _clamped(time_ms)
+
+
+@lru_cache(maxsize=4096)
+def _date_time(second: int) -> str:
+    """`YYYY-MM-DDTHH:MM:SS` of a Unix time, empty outside the calendar. Kept: many records share a second."""
     try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
     except (ValueError, OverflowError, OSError):
-        return "9999-12-31T23:59:59.999Z" if time_ms > 0 else "0001-01-01T00:00:00.000Z"
+        return ""
+
+
+def _clamped(time_ms: int) -> str:
+    return "9999-12-31T23:59:59.999Z" if time_ms > 0 else "0001-01-01T00:00:00.000Z"

@@ -26,13 +26,18 @@ class PredictionTask:
         rows = np.arange(len(batch.streams))
         last = np.maximum(batch.lengths - 1, 0)
         columns = [batch.outputs[name][rows, last].reshape(len(rows), -1).tolist() for name in self.names]
+        rows_of = zip(*columns, strict=True) if columns else ((),) * len(rows)
         said: list[list[Output]] = []
-        for row, stream in enumerate(batch.streams):
-            time_ms = batch.times_ms[row]
-            values = {name: column[row] for name, column in zip(self.names, columns, strict=True)}
-            body = Prediction(stream=stream.id, time=iso_time(time_ms), outputs=values)
+        for stream, time_ms, frames, values in zip(
+            batch.streams, batch.times_ms, batch.lengths.tolist(), rows_of, strict=True
+        ):
+            if not frames:
+                said.append([])
+                continue
+            outputs = dict(zip(self.names, values, strict=True))
+            body = Prediction(stream=stream.id, time=iso_time(time_ms), outputs=outputs)
             said.append([Output(body, stream.key or b"", "prediction", 0, time_ms, False)])
-        return [None] * len(said), [s if batch.lengths[i] else [] for i, s in enumerate(said)]
+        return [None] * len(said), said
 
     def finish(self, stream: StreamView) -> list[Output]:
         return []

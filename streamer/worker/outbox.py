@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from streamer.codecs.messages import Encoder, Output, StreamEvent, iso_time, role_of
+from streamer.codecs.messages import Encoder, Output, Passed, StreamEvent, iso_time, role_of
 from streamer.records import NewRecord, Record, TopicPartition
 from streamer.worker.dead_letters import DeadLetters
 from streamer.worker.results import CallResult, Pending
 from streamer.worker.stream import Stream
 
 Event = Literal["started", "gap", "reset", "model_changed", "ended"]
-Passed = tuple[tuple[str, bytes], ...]
 
 
 class Outbox:
@@ -26,11 +25,15 @@ class Outbox:
 
     def say(self, result: CallResult, record: Record, messages: Iterable[Output]) -> None:
         """Queue messages caused by `record`."""
-        passed = self._passed(record)
-        for message in messages:
-            encoded = self._encoder.encode(message, record, passed)
-            pending = Pending(record.partition, record.offset, role_of(message.body), encoded, message.decision)
-            result.outputs.append(pending)
+        self.say_all(result, [(message, record) for message in messages])
+
+    def say_all(self, result: CallResult, said: Sequence[tuple[Output, Record]]) -> None:
+        """Queue messages with the records that caused them."""
+        encoded = self._encoder.encode_all([(message, record, self._passed(record)) for message, record in said])
+        result.outputs += [
+            Pending(record.partition, record.offset, role_of(message.body), new, message.decision)
+            for (message, record), new in zip(said, encoded, strict=True)
+        ]
 
     def event(
         self,

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from streamer.codecs.base import Samples
+from streamer.codecs.messages import Output
 from streamer.options import PipelineOptions
+from streamer.records import Record
 from streamer.tasks.base import Task, TaskBatch
 from streamer.worker.conversion import Conversion
 from streamer.worker.engine import Engine
@@ -84,8 +86,8 @@ class Stepper:
         """Judge a record and cut its samples; None when nothing is to be stepped."""
         record, decoded, skip = item
         stream = self.table.streams.get(key)
-        bare_end = decoded.eos and not len(decoded.samples)
-        if record.offset < self.table.position(key) or (stream is None and bare_end):
+        position = self.table.position(key) if stream is None else stream.position
+        if record.offset < position or (stream is None and decoded.eos and not len(decoded.samples)):
             # a re-run meets what the restored state already contains, or an end that nothing stands before
             result.finished.append((record.partition, record.offset))
             return None
@@ -162,14 +164,16 @@ class Stepper:
             lengths,
         )
         states, said = self.task.advance(batch)
+        spoken: list[tuple[Output, Record]] = []
         for job, chunk, state, messages in zip(jobs, chunks, states, said, strict=True):
-            job.stream.task = state
-            job.stream.clock_samples += len(chunk)
-            if messages:
-                if job.count is not None:
-                    messages = numbered(job.count, messages)
-                self.outbox.say(result, job.item.record, messages)
-                job.decided = job.decided or any(message.decision for message in messages)
+            stream, record = job.stream, job.item.record
+            stream.task = state
+            stream.clock_samples += len(chunk)
+            for message in messages if job.count is None else numbered(job.count, messages):
+                spoken.append((message, record))
+                job.decided = job.decided or message.decision
+        if spoken:
+            self.outbox.say_all(result, spoken)
 
     def _fail(self, job: Job, reason: str, result: CallResult) -> None:
         """A row went wrong: its record goes to the dead letters and its stream begins afresh; nobody else notices."""

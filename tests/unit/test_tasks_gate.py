@@ -11,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.sensor.hysteresis import AlertRule
-from streamer.codecs.messages import Output, VoicedAudio
+from streamer.codecs.audio import AudioDecoder
+from streamer.codecs.base import Decoded
+from streamer.codecs.messages import Encoder, Output, VoicedAudio
 from streamer.errors import StateMismatch
+from streamer.records import Record
 from streamer.tasks.base import TaskBatch
 from streamer.tasks.gate import VoiceGateTask
 
 CHUNK = 100
-GATE = VoiceGateTask(AlertRule(0.5, 0.3, 0.0), rate_hz=1000, pre_roll_s=0.15, hang_over_s=0.2)
+GATE = VoiceGateTask(AlertRule(0.5, 0.3, 0.0), rate_hz=4000, pre_roll_s=0.0375, hang_over_s=0.05)
 
 
 @dataclass
@@ -86,3 +89,13 @@ def test_no_sample_is_sent_twice_or_out_of_order_and_no_speech_is_lost(probabili
 def test_saved_state_of_another_shape_is_refused() -> None:
     with pytest.raises(StateMismatch):
         GATE.load([True, 1])
+
+
+def test_what_is_sent_is_an_audio_record_that_the_next_pipeline_understands() -> None:
+    (body, *_) = heard([0.9])
+    cause = Record("audio", 0, 7, 0, b"mic", None, ())
+    new = Encoder("app/group/pipeline/live", "vad-1@0").encode(Output(body, b"mic", "voiced", 0, 5, True), cause)
+    there = Record("voiced", 0, 0, new.timestamp_ms or 0, new.key, new.value, new.headers)
+    (decoded,) = AudioDecoder().decode([there])
+    assert isinstance(decoded, Decoded)
+    assert (decoded.stream, decoded.rate_hz, decoded.sample_index, decoded.session) == ("mic", 4000, 0, "7")
