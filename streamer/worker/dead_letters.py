@@ -13,6 +13,8 @@ from streamer.records import NewRecord, Record
 
 _OVERHEAD_BYTES = 4096
 """Room for our own headers beside the original record."""
+_KEY_BYTES = 1024
+"""A spilled original's key travels on up to this length."""
 
 
 class DeadLetters:
@@ -44,6 +46,8 @@ class DeadLetters:
         return self._record(record, body)
 
     def _record(self, record: Record, body: DeadLetter) -> NewRecord:
+        if len(record.key or b"") > _KEY_BYTES and body.sha256:
+            record = record._replace(key=None)  # it would come back as the subject of our own headers
         ours = self._encoder.encode(
             Output(body, record.key or b"", "deadletter", 0, record.timestamp_ms, False), record
         )
@@ -55,8 +59,7 @@ class DeadLetters:
         if not body.sha256:
             return NewRecord(record.key, record.value, (*record.headers, *ours.headers, *marks), record.timestamp_ms)
         marks += [("x-dead-sha256", body.sha256.encode()), ("x-dead-spill", body.spill.encode())]
-        key = record.key if len(record.key or b"") <= _OVERHEAD_BYTES // 4 else None
-        return NewRecord(key, msgspec.json.encode(body), (*ours.headers, *marks), record.timestamp_ms)
+        return NewRecord(record.key, msgspec.json.encode(body), (*ours.headers, *marks), record.timestamp_ms)
 
     def _spill(self, record: Record, value: bytes) -> str:
         """Keep the original beside the log; a full disk must not block the partition, so that is said instead."""

@@ -69,10 +69,16 @@ class Lifecycle:
         self._outbox.event(result, stream, record, "reset", record.timestamp_ms, n=int(failed), reason=reason)
 
     def end(self, key: StreamKey, stream: Stream, reason: str, result: CallResult) -> None:
-        """Say what is left to say, announce the end under the last record's id, and leave a mark."""
+        """Say what is left to say, announce the end under the last record's id, and leave a mark.
+
+        Records that were refused or dropped may have moved the position beyond the last one stepped: what is said
+        here waits for it, so that N never lies between a decision and its mark (rule 2).
+        """
+        before = len(result.outputs)
         last = Record(self._topic, stream.partition, stream.last_offset, stream.last_ms, stream.key, None, ())
         self._outbox.say(result, last, renamed(self._task.finish(stream), "end"))
         self._outbox.event(result, stream, last, "ended", stream.last_ms, reason=reason)
+        result.outputs[before:] = [p._replace(offset=stream.position - 1) for p in result.outputs[before:]]
         self._table.remove(key)
         result.copies.append(self._table.leave_mark(key, Mark(stream.position, ended_sessions(stream))))
 
@@ -87,7 +93,10 @@ class Lifecycle:
             self._outbox.event(result, stream, record, "gap", decoded.time_ms, reason=reason, samples=count)
             self.reset(key, stream, record, reason, self._at_model_rate(count, stream.rate_hz), result)
             follow(stream, decoded, record.offset, 0)
-            result.copies += self._table.copies([key])
+            if decoded.eos:
+                self.end(key, stream, "the source said so", result)
+            else:
+                result.copies += self._table.copies([key])
         result.finished.append((record.partition, record.offset))
 
     def admits(self, key: StreamKey, record: Record, busy: frozenset[StreamKey], result: CallResult) -> bool:

@@ -127,6 +127,7 @@ class Progress:
             return self._closing.commit
         n = self._watermark.value
         if n < self.committed:  # re-running: nothing below what was committed is committed again
+            self._release(n)
             return None
         outputs = [p for p in self._outputs if p.offset < n]
         copies = self._ready_copies(n)
@@ -158,9 +159,13 @@ class Progress:
         for copy in copies:
             self._settle_copy(copy)
         self.committed, self._written_floor, self._closing = commit.offset, floor, None
-        while self._sizes and self._sizes[0][0] < commit.offset:
-            self.inflight_bytes -= self._sizes.popleft()[1]
+        self._release(commit.offset)
         return dead
+
+    def _release(self, below: int) -> None:
+        """Batches that are finished are in flight no more; a re-run's too, or reading would stay paused for ever."""
+        while self._sizes and self._sizes[0][0] < below:
+            self.inflight_bytes -= self._sizes.popleft()[1]
 
     def _settle_copy(self, copy: Copy) -> None:
         name = copy.stream.id

@@ -198,9 +198,10 @@ class Session:
         return name
 
     async def _revoke(self, revoked: Revoked) -> None:
-        for partition in revoked.partitions:
-            if (opening := self._restoring.pop(partition, None)) is not None:
-                opening.cancel()
+        opening = {p: self._restoring.pop(p) for p in revoked.partitions if p in self._restoring}
+        for task in opening.values():
+            task.cancel()
+        await self._forget(frozenset(opening))  # what was restored so far is not ours
         mine = frozenset(revoked.partitions & self._progress.keys())
         if revoked.lost:
             self._batcher.drop(lambda key: any(key.partition == p.partition for p in mine))

@@ -129,7 +129,7 @@ def _open(data: bytes) -> dict[str, Any]:
         raise StateMismatch(f"saved state of {len(data)} bytes is damaged: its hash does not fit")
     try:
         content = _DECODER.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:  # a map may hold a key that is none
         raise StateMismatch(f"saved state is not MessagePack: {error}") from error
     if not isinstance(content, dict):
         raise StateMismatch("saved state is not a map")
@@ -140,19 +140,23 @@ def _stream_of(host: Any) -> Stream:
     if not isinstance(host, dict) or set(host) != set(_HOST_FIELDS):
         raise StateMismatch("saved state has other host fields than this version")
     values = dict(host)
-    values["replaced"] = tuple(values["replaced"])
-    values["holes"] = tuple((int(a), int(b)) for a, b in values["holes"])
     try:
         typed = msgspec.convert({n: values[n] for n in _CHECKED}, type=_Checked)
     except msgspec.ValidationError as error:
         raise StateMismatch(f"saved state: {error}") from error
     values.update(msgspec.structs.asdict(typed))
+    held = values["held"]
+    if held is not None and not (isinstance(held, np.ndarray) and held.dtype == np.float32 and held.ndim == 1):
+        raise StateMismatch("saved state holds no row of column values where one is due")
     values["resampler"] = None
     return Stream(task=None, **values)
 
 
 class _Checked(msgspec.Struct):
     id: str
+    key: bytes | None
+    replaced: tuple[str, ...]
+    holes: tuple[tuple[int, int], ...]
     partition: int
     first_offset: int
     started_ms: int

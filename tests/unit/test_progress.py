@@ -1,0 +1,187 @@
+"""A partition's books: the watermark, the replay floor, and what one commit holds (DESIGN.md rules 2 to 5)."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.log.base import Commit
+from streamer.records import NewRecord, Record, TopicPartition
+from streamer.worker.progress import FLOOR_KEY, Progress
+from streamer.worker.results import Copy, Pending, StreamKey
+from streamer.worker.watermark import Watermark
+
+PARTITION = TopicPartition("input", 0)
+
+
+def progress(committed: int = 0, position: int = 0) -> Progress:
+    return Progress(PARTITION, changelog="log", topic_of=lambda role: role, committed=committed, position=position)
+
+
+def delivered(book: Progress, offsets: list[int], next_offset: int | None = None) -> None:
+    records = [Record("input", 0, offset, 0, b"a", b"v", ()) for offset in offsets]
+    book.deliver(records, offsets[-1] + 1 if next_offset is None else next_offset)
+
+
+def pending(offset: int, *, decision: bool = False) -> Pending:
+    return Pending(0, offset, "predictions", NewRecord(b"a", str(offset).encode()), decision)
+
+
+def copy(stream: str, position: int, *, live: bool = True) -> Copy:
+    return Copy(StreamKey(0, stream), stream.encode(), position, b"state", live)
+
+
+def floor_in(commit: Commit) -> int | None:
+    values = [r.value for append in commit.floor for r in append.records if r.key == FLOOR_KEY]
+    return int(values[0] or b"") if values else None
+
+
+def step(book: Progress, stream: str, offset: int) -> None:
+    book.output(pending(offset))
+    book.stepped(stream, offset)
+    book.finish(offset)
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_the_watermark_is_the_lowest_unfinished_offset_else_the_position_behind_the_batch(data: st.DataObject) -> None:
+    offsets = sorted(data.draw(st.sets(st.integers(0, 50), min_size=1)))
+    behind = offsets[-1] + data.draw(st.integers(1, 5))
+    mark = Watermark(0)
+    mark.deliver(offsets, behind)
+    left = set(offsets)
+    for offset in data.draw(st.permutations(offsets)):
+        assert mark.value == min(left)
+        assert mark.unfinished == len(left)
+        mark.finish(offset)
+        left.discard(offset)
+    assert (mark.value, mark.unfinished) == (behind, 0)
+
+
+def test_a_commit_holds_the_outputs_below_n_and_leaves_the_others_for_later() -> None:
+    book = progress()
+    delivered(book, [0, 1, 2])
+    step(book, "a", 0)
+    step(book, "b", 2)
+    commit = book.close()
+    assert commit is not None
+    assert commit.offset == 1
+    assert [r.value for append in commit.outputs for r in append.records] == [b"0"]
+
+
+def test_a_closed_commit_stays_the_same_until_it_is_settled() -> None:
+    book = progress()
+    delivered(book, [0, 1])
+    step(book, "a", 0)
+    first = book.close()
+    step(book, "a", 1)
+    assert book.close() is first
+    book.settle()
+    later = book.close()
+    assert later is not None
+    assert later.offset == 2
+
+
+def test_the_floor_is_the_lowest_offset_that_no_saved_state_contains() -> None:
+    book = progress()
+    delivered(book, [0, 1, 2])
+    for stream, offset in (("a", 0), ("b", 1), ("a", 2)):
+        step(book, stream, offset)
+    commit = book.close()
+    assert commit is not None
+    assert floor_in(commit) == 0
+    book.settle()
+    book.copy(copy("a", 3))
+    commit = book.close()
+    assert commit is not None
+    assert floor_in(commit) == 1
+
+
+def test_a_copy_waits_until_n_has_reached_it() -> None:
+    book = progress()
+    delivered(book, [0, 1])
+    step(book, "a", 1)
+    book.copy(copy("a", 2))
+    assert book.close() is None or not book.close().states  # type: ignore[union-attr]
+    book.settle()
+    step(book, "b", 0)
+    commit = book.close()
+    assert commit is not None
+    assert len(commit.states) == 1
+
+
+def test_a_re_run_says_only_decisions_again_and_commits_nothing_below_n() -> None:
+    book = progress(committed=2, position=0)
+    delivered(book, [0, 1, 2])
+    book.output(pending(0))
+    book.output(pending(1, decision=True))
+    for offset in (0, 1):
+        book.stepped("a", offset)
+        book.finish(offset)
+    step(book, "a", 2)
+    commit = book.close()
+    assert commit is not None
+    assert [r.value for append in commit.outputs for r in append.records] == [b"1", b"2"]
+
+
+def test_finished_batches_are_not_in_flight_even_while_re_running() -> None:
+    book = progress(committed=10, position=0)
+    delivered(book, [0, 1])
+    assert book.inflight_bytes > 0
+    for offset in (0, 1):
+        book.stepped("a", offset)
+        book.finish(offset)
+    assert book.close() is None
+    assert book.inflight_bytes == 0
+
+
+def test_a_mark_becomes_a_tombstone_only_when_the_floor_has_passed_it() -> None:
+    book = progress()
+    delivered(book, [0, 1])
+    step(book, "slow", 0)
+    book.finish(1)
+    book.copy(copy("gone", 2, live=False))
+    assert book.close() is not None
+    book.settle()
+    assert book.close() is None  # the floor stands at 0
+    book.copy(copy("slow", 1))
+    assert book.close() is not None
+    assert [mark.stream.id for mark in book.settle()] == ["gone"] or book.close() is not None
+
+
+ACTIONS = st.lists(st.tuples(st.sampled_from(["step", "copy", "commit"]), st.integers(0, 9)), max_size=60)
+
+
+@settings(max_examples=50)
+@given(ACTIONS)
+def test_in_any_order_n_never_falls_each_output_is_published_once_and_the_floor_is_covered(
+    actions: list[tuple[str, int]],
+) -> None:
+    """Ten records of three streams, finished in any order of streams; each stream's own in order."""
+    book, queues = progress(), {s: [o for o in range(10) if o % 3 == n] for n, s in enumerate("abc")}
+    delivered(book, list(range(10)))
+    stepped: dict[str, int] = {}
+    saved: dict[str, int] = {}
+    published: list[int] = []
+    n = 0
+    for action, which in [*actions, *(("step", i) for i in range(3) for _ in range(4)), ("commit", 0)]:
+        stream = "abc"[which % 3]
+        if action == "step" and queues[stream]:
+            offset = queues[stream].pop(0)
+            step(book, stream, offset)
+            stepped[stream] = offset + 1
+        elif action == "copy" and stream in stepped:
+            book.copy(copy(stream, stepped[stream]))
+        elif action == "commit" and (commit := book.close()) is not None:
+            assert n <= commit.offset
+            n = commit.offset
+            published += [int(r.value or b"") for a in commit.outputs for r in a.records]
+            for append in commit.states:
+                for record in append.records:
+                    saved[(record.key or b"").decode()] = n
+            book.settle()
+            if (floor := floor_in(commit)) is not None:
+                assert floor <= n
+                assert all(o >= floor for s in "abc" if s not in saved for o in range(n) if o % 3 == "abc".index(s))
+    assert sorted(published) == list(range(10))
+    assert n == 10
