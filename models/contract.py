@@ -33,6 +33,7 @@ class Signature:
     samples_per_frame: input samples that one output frame advances by (1 for event models).
     latency_samples: input samples beyond a frame's start that the model must see before it gives that frame.
     outputs: names in `Outputs`, without `lengths`.
+    missing: whether the model understands NaN as a missing value; other models never see one.
     """
 
     input: Literal["audio", "events"]
@@ -42,6 +43,7 @@ class Signature:
     samples_per_frame: int
     latency_samples: int
     outputs: tuple[str, ...]
+    missing: bool = False
 
 
 @runtime_checkable

@@ -184,6 +184,7 @@ class App:
                 task=await self._task(name, bundle, options),
                 application=self.settings.application,
                 metrics=self.metrics,
+                max_record_bytes=(await self._log.topics())[options.outputs.deadletters].max_record_bytes,
             )
         except (ModelError, ValueError) as error:
             raise ConfigurationError(f"pipeline {name!r}: {error}") from error

@@ -23,7 +23,7 @@ class InputOptions:
     columns, time, stream: fields of sensor events; no `time` means the record's timestamp, no `stream` its key; with
     `array` the columns name the elements of that one field.
     missing: what a NaN or absent column is: `hold` repeats the stream's last value, `mask` hands NaN to a model that
-    knows missing values, `reject` makes the record malformed.
+    knows missing values (to others it is `hold`), `reject` makes the record malformed.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT

@@ -68,6 +68,7 @@ class Forecaster(nn.Module):
             samples_per_frame=1,
             latency_samples=0,
             outputs=("quantiles", "expected", "score"),
+            missing=True,
         )
 
     def init_state(self, batch: int) -> State:

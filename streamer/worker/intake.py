@@ -12,6 +12,9 @@ from streamer.worker.dead_letters import DeadLetters
 from streamer.worker.item import Item
 from streamer.worker.results import Pending, StreamKey
 
+MAX_KEY_BYTES = 4096
+"""A key is in every output two or three times; a longer one would fill the outputs' records."""
+
 
 class Intaken(NamedTuple):
     """items: decoded records with their streams; refused: dead letters of those that could not be decoded."""
@@ -43,7 +46,11 @@ class Intake:
         return Intaken(items, refused)
 
     def _decode(self, batch: RecordBatch) -> list[Decoded | Malformed]:
-        return self._decoder.decode(batch.records)
+        decoded = self._decoder.decode(batch.records)
+        for index, record in enumerate(batch.records):
+            if record.key is not None and len(record.key) > MAX_KEY_BYTES:
+                decoded[index] = Malformed(f"the key has {len(record.key)} bytes, {MAX_KEY_BYTES} is the most")
+        return decoded
 
     def _late(self, record: Record, now_ms: int) -> str:
         if self._max_lag_ms is None or now_ms - record.timestamp_ms <= self._max_lag_ms:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from streamer.codecs.messages import Role
+from streamer.codecs.messages import Output, Role, StreamEvent, iso_time
 from streamer.errors import LogUnavailable, StateMismatch
 from streamer.log.base import Assigned, Commit, Consumer, Log, Revoked
 from streamer.observe.metrics import Metrics
@@ -158,8 +158,7 @@ class Session:
 
     async def _open(self, partition: TopicPartition) -> None:
         """Restore a partition, then let its records come; the others go on meanwhile."""
-        committed = await self._consumer.committed(partition)
-        restored = await restore(self._log, self._changelog, partition, committed)
+        restored = await self._patiently("restore", partial(self._read_saved, partition))
         progress = Progress(
             partition,
             changelog=self._changelog,
@@ -167,16 +166,34 @@ class Session:
             committed=restored.committed,
             position=restored.position,
         )
-        for mark in await self._in(self._engine_thread, lambda: self._restore_states(partition, restored)):
+        marks, mismatches = await self._in(self._engine_thread, lambda: self._restore_states(partition, restored))
+        for mark in marks:
             progress.restored_mark(mark)
+        await self._say_reset(partition, restored.position, mismatches)
         self._progress[partition] = progress
         self._restoring.pop(partition, None)
         self._consumer.seek(partition, restored.position)
         if not self._paused:
             self._consumer.resume([partition])
 
-    def _restore_states(self, partition: TopicPartition, restored: Restored) -> list[Copy]:
+    async def _read_saved(self, partition: TopicPartition) -> Restored:
+        return await restore(self._log, self._changelog, partition, await self._consumer.committed(partition))
+
+    async def _say_reset(self, partition: TopicPartition, offset: int, mismatches: Mapping[str, str]) -> None:
+        """Streams whose saved state was not taken begin afresh, and that is said (rule 10: never silently)."""
+        records = []
+        for name, reason in mismatches.items():
+            now_ms = _now_ms()
+            body = StreamEvent(stream=name, event="reset", time=iso_time(now_ms), reason=reason)
+            said = Output(body, name.encode(), f"reset-of-{name}", 0, now_ms, True)
+            records.append(self._stepper.outbox.own(said, partition, offset))
+        if records:
+            await self._log.append(self._options.outputs.streams, partition.partition, records)
+
+    def _restore_states(self, partition: TopicPartition, restored: Restored) -> tuple[list[Copy], dict[str, str]]:
+        """Fill the table; the marks that were saved, and the streams whose state does not fit, with the reason."""
         marks: list[Copy] = []
+        mismatches: dict[str, str] = {}
         for record in restored.states:
             try:
                 snapshot = self._stepper.table.restore(partition.partition, record.key or b"", record.value or b"")
@@ -187,11 +204,12 @@ class Session:
                         "on_state_mismatch: reset to begin its streams afresh"
                     ) from mismatch
                 logger.warning("state reset: %s: %s", record.coordinates, mismatch)
+                mismatches[(record.key or b"").decode(errors="replace")] = str(mismatch)
                 continue
             if snapshot.stream is None:
                 key = StreamKey(partition.partition, (record.key or b"").decode())
                 marks.append(Copy(key, state_key(key), snapshot.mark.position, record.value or b"", False))
-        return marks
+        return marks, mismatches
 
     def _topic_of(self, role: Role) -> str:
         name: str = getattr(self._options.outputs, role)
@@ -288,14 +306,18 @@ class Session:
                 await self._in(self._engine_thread, lambda: self._stepper.table.forget_marks(gone))
 
     async def _write(self, commits: Sequence[Commit]) -> None:
+        await self._patiently("commit", partial(self._consumer.commit, commits))
+
+    async def _patiently(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try until it works, for as long as a log that is away is waited for. Raises LogUnavailable after that."""
         deadline = time.monotonic() + self._options.commit.wait_s
         while True:
             try:
-                return await self._consumer.commit(commits)
+                return await attempt()
             except LogUnavailable as error:
                 if time.monotonic() > deadline:
                     raise
-                logger.warning("cannot commit yet, trying again: %s", error)
+                logger.warning("cannot %s yet, trying again: %s", what, error)
                 await asyncio.sleep(RETRY_S)
 
     # ------------------------------------------------------------------ saving

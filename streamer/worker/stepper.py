@@ -57,7 +57,9 @@ class Stepper:
         self.table = StreamTable(engine.pool, task, model)
         self.rate_hz = engine.signature.rate_hz
         self._options = options.streams
-        self._conversion = Conversion(self.rate_hz, hold=options.input.missing == "hold")
+        self._conversion = Conversion(
+            self.rate_hz, hold=options.input.missing == "hold" or not engine.signature.missing
+        )
         self._life = Lifecycle(self.table, task, outbox, options.streams, options.input.topic, self.rate_hz)
         pieces = 1 if options.engine.deterministic else PIECES_OF_CHUNKS
         self._piece = engine.signature.chunk_samples * pieces if self.rate_hz else EVENTS_PER_PIECE

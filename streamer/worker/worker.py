@@ -64,8 +64,10 @@ class Worker:
         task: Task,
         application: str = "streamer",
         metrics: Metrics | None = None,
+        max_record_bytes: int = 1_000_000,
     ) -> None:
-        """decoder: reads the input's payloads; task: says what the model's outputs mean.
+        """decoder: reads the input's payloads; task: says what the model's outputs mean;
+        max_record_bytes: what the dead-letter topic takes.
 
         Raises ValueError for a device or dtype that cannot be had.
         """
@@ -78,7 +80,7 @@ class Worker:
         self._model = f"{bundle.name}-{bundle.version}@{bundle.fingerprint}"
         encoder = Encoder(f"{application}/{self.group}/{name}/live", self._model)
         self._engine = Engine(bundle.model, options.engine)
-        dead = DeadLetters(encoder, 1_000_000, options.outputs.spill_folder)
+        dead = DeadLetters(encoder, max_record_bytes, options.outputs.spill_folder)
         outbox = Outbox(encoder, dead, options.outputs.pass_headers)
         self._stepper = Stepper(self._engine, task, options, outbox, self._model)
         self._intake = Intake(decoder, dead, options.streams)
