@@ -10,11 +10,16 @@ from streamer.worker.stream import Stream
 
 
 class Conversion:
-    """What happens between the decoder and the network; its state lies in the stream. rate_hz: 0 for events."""
+    """What happens between the decoder and the network; its state lies in the stream.
 
-    def __init__(self, rate_hz: int, *, hold: bool) -> None:
+    rate_hz: the model's, 0 for events. hold: missing values repeat the last one. tail_samples: silence behind a
+    stream's last sample, at the model's rate: a network that looks back says its last letters some frames late.
+    """
+
+    def __init__(self, rate_hz: int, *, hold: bool, tail_samples: int = 0) -> None:
         self._rate_hz = rate_hz
         self._hold = hold
+        self._tail = np.zeros((tail_samples, 1), np.float32)
         self._resamplers: dict[int, Resampler] = {}
 
     def samples(self, stream: Stream, decoded: Decoded, filled: int) -> Samples:
@@ -25,7 +30,9 @@ class Conversion:
             samples = np.concatenate([nothing, samples])
         if not self._rate_hz:
             return self._held(stream, samples) if self._hold else samples
-        return samples if stream.rate_hz == self._rate_hz else self._resampled(stream, samples, decoded.eos)
+        if stream.rate_hz != self._rate_hz:
+            samples = self._resampled(stream, samples, decoded.eos)
+        return np.concatenate([samples, self._tail]) if decoded.eos and len(self._tail) else samples
 
     def _resampled(self, stream: Stream, samples: Samples, last: bool) -> Samples:
         resampler = self._resamplers.get(stream.rate_hz)

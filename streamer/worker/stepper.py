@@ -50,16 +50,25 @@ class Job:
 class Stepper:
     """Steps the streams of one pipeline. Used by one thread only."""
 
-    def __init__(self, engine: Engine, task: Task, options: PipelineOptions, outbox: Outbox, model: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        options: PipelineOptions,
+        outbox: Outbox,
+        model: str,
+        *,
+        tail_samples: int = 0,
+    ) -> None:
+        """tail_samples: silence that a stream's end is stepped with (see `Conversion`)."""
         self.engine = engine
         self.task = task
         self.outbox = outbox
         self.table = StreamTable(engine.pool, task, model)
         self.rate_hz = engine.signature.rate_hz
         self._options = options.streams
-        self._conversion = Conversion(
-            self.rate_hz, hold=options.input.missing == "hold" or not engine.signature.missing
-        )
+        hold = options.input.missing == "hold" or not engine.signature.missing
+        self._conversion = Conversion(self.rate_hz, hold=hold, tail_samples=tail_samples)
         self._life = Lifecycle(self.table, task, outbox, options.streams, options.input.topic, self.rate_hz)
         pieces = 1 if options.engine.deterministic else PIECES_OF_CHUNKS
         self._piece = engine.signature.chunk_samples * pieces if self.rate_hz else EVENTS_PER_PIECE

@@ -82,7 +82,8 @@ class Worker:
         self._engine = Engine(bundle.model, options.engine)
         dead = DeadLetters(encoder, max_record_bytes, options.outputs.spill_folder)
         outbox = Outbox(encoder, dead, options.outputs.pass_headers)
-        self._stepper = Stepper(self._engine, task, options, outbox, self._model)
+        tail_samples = int((bundle.settings.get("decoder") or {}).get("flush_samples", 0))
+        self._stepper = Stepper(self._engine, task, options, outbox, self._model, tail_samples=tail_samples)
         self._intake = Intake(decoder, dead, options.streams)
         self._stopping = asyncio.Event()
         self._session: Session | None = None
