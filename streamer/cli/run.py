@@ -49,14 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
     async def main(stop: asyncio.Event) -> int:
         from streamer.app import App
         from streamer.cli.sources import feeds_of
-        from streamer.observe.collector import collect_rarely
+        from streamer.observe.process import tune_for_serving
 
         with tempfile.TemporaryDirectory(prefix="streamer-") as folder:
             feeds = await asyncio.to_thread(lambda: list(feeds_of(settings, Path(folder))))
             if not arguments.quiet and not arguments.json:
                 _say_what_runs(settings.pipelines, [feed.name for _, feed in feeds])
             async with App(settings) as app:
-                collect_rarely()
+                tune_for_serving()
                 logger.info("running", extra={"pipelines": ",".join(settings.pipelines), "feeds": len(feeds)})
                 finished = asyncio.Event()
                 taps = _taps(app, arguments, lambda: app.outputs(*ROLES, until=finished))

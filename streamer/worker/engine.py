@@ -1,7 +1,8 @@
 """The engine: one model on one device, stepping batches of rows out of a slot pool. All of it runs on one thread.
 
 gather to scratch -> step -> check -> predicated scatter. A row that gave NaN or Inf keeps its old state and is
-reported; its neighbours go on. Knows no records, streams or time; imports neither aiokafka, pydantic nor msgspec.
+reported; its neighbours go on. Nothing is read from the device before the outputs are. Knows no records, streams or
+time; imports neither aiokafka, pydantic nor msgspec.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.contract import Outputs, State, StreamModel
+from models.recurrent import RecurrentStack
+from streamer.errors import StreamerError
 from streamer.options import EngineOptions
+from streamer.worker.graphs import CudaRecorder, Graphs, Recorder, Stepped
 from streamer.worker.slots import SlotPool
-
-Samples = NDArray[np.float32]
+from streamer.worker.staging import Batch, Samples, Staging
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +39,38 @@ class StepResult:
         return {name: leaf[index, : self.lengths[index]] for name, leaf in self.outputs.items()}
 
 
-class DeviceLost(Exception):
+class DeviceLost(StreamerError):
     """The device cannot be used by this process any more; nothing of the step may be committed."""
 
 
 class Engine:
     """Steps `model` with its state pool. Not thread-safe: one thread owns it."""
 
-    def __init__(self, model: StreamModel, options: EngineOptions) -> None:
+    def __init__(self, model: StreamModel, options: EngineOptions, *, recorder: Recorder | None = None) -> None:
+        """recorder: records steps of common shapes; by default CUDA graphs on a GPU and nothing elsewhere.
+
+        Raises ValueError for a device or a dtype that cannot be had.
+        """
         self.options = options
         self.device = pick_device(options.device)
         if isinstance(model, nn.Module):
             model = cast(StreamModel, model.to(self.device))
         if options.dtype == "bfloat16":
             model = lower_precision(model)
+        if options.deterministic:
+            fix_shapes(model)
         self.model = model
         self.signature = model.signature
         self.pool = SlotPool(model, max(options.slots, options.max_batch), self.device)
         self._largest = options.max_batch
         self._threads = 1 if options.deterministic and options.threads is None else options.threads
+        self._staging = Staging(self.signature.channels, self.pool.spill_row, self.device)
+        if recorder is None and self.device.type == "cuda":
+            recorder = CudaRecorder(self.device)
+        self._graphs: Graphs | None = None
+        if recorder is not None:
+            longest = self.signature.chunk_samples
+            self._graphs = Graphs(recorder, self._advance, self._nobody, options.max_batch, longest)
 
     @property
     def max_batch(self) -> int:
@@ -121,39 +137,45 @@ class Engine:
 
     def _step_once(self, slots: NDArray[np.int64], chunks: Sequence[Samples]) -> StepResult:
         n = len(slots)
-        x, lengths, rows = self._stage(slots, chunks)
-        outputs, state = self.model.step(x, lengths, self.pool.gather(rows))
-        ok = finite_rows(state, outputs)
-        self.pool.scatter(rows, state, ok)
-        host = {
-            name: leaf[:n].float().cpu().numpy() if leaf.is_floating_point() else leaf[:n].cpu().numpy()
-            for name, leaf in outputs.items()
-        }
-        frames = host.pop("lengths").astype(np.int64, copy=False)
-        bad = np.flatnonzero(~ok[:n].cpu().numpy())
-        return StepResult(
-            cast("dict[str, NDArray[np.generic]]", host), frames, {int(i): "the step gave NaN or Inf" for i in bad}
-        )
-
-    def _stage(self, slots: NDArray[np.int64], chunks: Sequence[Samples]) -> tuple[Tensor, Tensor, Tensor]:
-        """The padded batch: x (B, T, C), lengths (B,), rows (B,); B and T are fixed in deterministic mode."""
-        n, channels = len(slots), self.signature.channels
         sizes = np.fromiter((len(c) for c in chunks), np.int64, n)
         batch, longest = n, int(sizes.max(initial=1))
         if self.options.deterministic:
             batch, longest = self.options.max_batch, max(longest, self.signature.chunk_samples)
-        x = np.zeros((batch, longest, channels), np.float32)
-        if longest == 1:
-            x[:n] = np.concatenate(chunks).reshape(n, 1, channels) if sizes.all() else x[:n]
+        graph = self._graphs.fitting(batch, longest) if self._graphs else None
+        if graph is None:
+            stepped = self._advance(self._staging.put(self._staging.fill(slots, chunks, sizes, batch, longest)))
         else:
-            for i, chunk in enumerate(chunks):
-                x[i, : len(chunk)] = chunk
-        lengths = np.zeros(batch, np.int64)
-        lengths[:n] = sizes
-        rows = np.full(batch, self.pool.spill_row, np.int64)
-        rows[:n] = slots
-        put = self.device
-        return torch.from_numpy(x).to(put), torch.from_numpy(lengths).to(put), torch.from_numpy(rows).to(put)
+            batch = len(graph.batch.rows)
+            self._staging.put(self._staging.fill(slots, chunks, sizes, batch, longest), graph.batch)
+            graph.replay()
+            stepped = graph.result
+        return self._fetch(stepped, n)
+
+    def _advance(self, batch: Batch) -> Stepped:
+        """One step on the device alone: gather, step, check, scatter. What a graph records."""
+        outputs, state = self.model.step(batch.x, batch.lengths, self.pool.gather(batch.rows))
+        ok = finite_rows(state, outputs)
+        self.pool.scatter(batch.rows, state, ok)
+        return Stepped({name: leaf.float() if leaf.is_floating_point() else leaf for name, leaf in outputs.items()}, ok)
+
+    def _fetch(self, stepped: Stepped, n: int) -> StepResult:
+        """The first n rows on the host; on a GPU all copies are under way before the first is waited for."""
+        device = {**stepped.outputs, "": stepped.ok}
+        if self.device.type == "cuda":
+            host = {name: leaf[:n].to("cpu", non_blocking=True) for name, leaf in device.items()}
+            torch.cuda.current_stream(self.device).synchronize()
+        else:  # what a graph or the model holds on to is written again by the next step
+            host = {name: leaf[:n].clone() if self._graphs else leaf[:n] for name, leaf in device.items()}
+        ok = host.pop("").numpy()
+        frames = host.pop("lengths").numpy().astype(np.int64, copy=False)
+        failed = {} if ok.all() else {int(i): "the step gave NaN or Inf" for i in np.flatnonzero(~ok)}
+        return StepResult({name: leaf.numpy() for name, leaf in host.items()}, frames, failed)
+
+    def _nobody(self, rows: int, longest: int) -> Batch:
+        """Fixed device tensors whose rows are all empty and read and write the spill row."""
+        x = torch.zeros(rows, longest, self.signature.channels, device=self.device)
+        lengths = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        return Batch(x, lengths, torch.full_like(lengths, self.pool.spill_row))
 
 
 def _join(parts: list[StepResult], sizes: list[int]) -> StepResult:
@@ -183,18 +205,29 @@ def finite_rows(state: State, outputs: Outputs) -> Tensor:
 
     Outputs may hold infinities on purpose (log-probabilities of impossible labels); a state may not.
     """
-    checks = [torch.isfinite(_by_row(leaf)).all(1) for leaf in state.values() if _counts(leaf)]
-    checks += [~torch.isnan(_by_row(leaf)).any(1) for leaf in outputs.values() if _counts(leaf)]
-    return torch.stack(checks).all(0) if checks else torch.ones(len(outputs["lengths"]), dtype=torch.bool)
+    checks = [_is_finite(leaf) for leaf in state.values() if _counts(leaf)]
+    checks += [~torch.isnan(_by_row(leaf).amax(1)) for leaf in outputs.values() if _counts(leaf)]
+    if not checks:
+        return torch.ones_like(outputs["lengths"], dtype=torch.bool)
+    return torch.stack(checks).all(0) if len(checks) > 1 else checks[0]
 
 
-def _counts(leaf: Tensor) -> bool:
-    return leaf.is_floating_point() and leaf.numel() > 0
+def _is_finite(leaf: Tensor) -> Tensor:
+    """(B,) bool by the largest and the smallest value, which NaN passes through: no temporary as large as the leaf.
+
+    On a CPU 20 times faster than `isfinite(leaf).all(1)` and 10 times faster than the maximum norm.
+    """
+    rows = _by_row(leaf)
+    return torch.isfinite(rows.amax(1)) & torch.isfinite(rows.amin(1))
 
 
 def _by_row(leaf: Tensor) -> Tensor:
     """(B, ...) as (B, N)."""
     return leaf.reshape(leaf.shape[0], -1)
+
+
+def _counts(leaf: Tensor) -> bool:
+    return leaf.is_floating_point() and leaf.numel() > 0
 
 
 def pick_device(name: str) -> torch.device:
@@ -211,11 +244,20 @@ def pick_device(name: str) -> torch.device:
 
 
 def lower_precision(model: StreamModel) -> StreamModel:
-    """`model` in bf16 where it says how (a method `to_bfloat16`). Raises ValueError for a model that does not."""
+    """`model` in bf16, by its own `to_bfloat16` or, as a module, by `to`. Raises ValueError for any other model."""
     convert = getattr(model, "to_bfloat16", None)
-    if convert is None:
-        raise ValueError(f"{type(model).__name__} has no bfloat16 form: use dtype float32")
-    return cast(StreamModel, convert())
+    if convert is not None:
+        return cast(StreamModel, convert())
+    if isinstance(model, nn.Module):
+        return cast(StreamModel, model.to(torch.bfloat16))
+    raise ValueError(f"{type(model).__name__} has no bfloat16 form: use dtype float32")
+
+
+def fix_shapes(model: StreamModel) -> None:
+    """Step ragged rows in calls whose shapes depend on the padded batch alone, so that company changes no bit."""
+    for part in model.modules() if isinstance(model, nn.Module) else ():
+        if isinstance(part, RecurrentStack):
+            part.ragged = "masked"
 
 
 def is_poisoned(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from streamer.codecs.messages import Output, Role, StreamEvent, iso_time
 from streamer.errors import LogUnavailable, StateMismatch
-from streamer.log.base import Assigned, Commit, Consumer, Log, Revoked
+from streamer.log.base import Assigned, Commit, Consumer, ConsumerEvent, Log, Revoked
 from streamer.observe.metrics import Metrics
 from streamer.options import PipelineOptions
 from streamer.records import RecordBatch, TopicPartition
@@ -112,35 +112,44 @@ class Session:
                 logger.warning("cannot read yet, trying again: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            for event in events:
-                await self._take(event)
+            await self._take(events)
             self._mind_memory()
 
-    async def _take(self, event: RecordBatch | Assigned | Revoked) -> None:
-        if isinstance(event, RecordBatch):
-            await self._accept(event)
-        elif isinstance(event, Assigned):
-            for partition in event.partitions:
-                self._restoring[partition] = self._loops.create_task(self._open(partition))
-        else:
-            await self._revoke(event)
+    async def _take(self, events: Sequence[ConsumerEvent]) -> None:
+        """Batches between two barriers go to the intake thread together; barriers keep their place."""
+        batches: list[RecordBatch] = []
+        for event in events:
+            if isinstance(event, RecordBatch):
+                batches.append(event)
+                continue
+            await self._accept(batches)
+            batches = []
+            if isinstance(event, Assigned):
+                for partition in event.partitions:
+                    self._restoring[partition] = self._loops.create_task(self._open(partition))
+            else:
+                await self._revoke(event)
+        await self._accept(batches)
 
-    async def _accept(self, batch: RecordBatch) -> None:
-        progress = self._progress.get(batch.partition)
-        if progress is None:
+    async def _accept(self, batches: Sequence[RecordBatch]) -> None:
+        batches = [batch for batch in batches if batch.partition in self._progress]
+        for batch in batches:
+            self._progress[batch.partition].deliver(batch.records, batch.next_offset)
+        batches = [batch for batch in batches if batch.records]
+        if not batches:
             return
-        progress.deliver(batch.records, batch.next_offset)
-        if not batch.records:
-            return
-        taken = await self._in(self._intake_thread, lambda: self._intake.take(batch, _now_ms()))
-        for refused in taken.refused:
-            progress.output(refused)
-            progress.finish(refused.offset)
-        self._dead_total.add(len(taken.refused))
-        for key, item in taken.items:
-            self._batcher.add(key, item)
-        self._records.add(len(batch.records))
-        if taken.items:
+        now_ms = _now_ms()
+        taken = await self._in(self._intake_thread, lambda: [self._intake.take(batch, now_ms) for batch in batches])
+        for batch, (items, refused) in zip(batches, taken, strict=True):
+            progress = self._progress[batch.partition]
+            for letter in refused:
+                progress.output(letter)
+                progress.finish(letter.offset)
+            self._dead_total.add(len(refused))
+            for key, item in items:
+                self._batcher.add(key, item)
+            self._records.add(len(batch.records))
+        if len(self._batcher):
             self._work.set()
 
     def _mind_memory(self) -> None:

@@ -11,6 +11,8 @@ from streamer.worker.slots import HostState
 
 REMEMBERED_SESSIONS = 8
 REMEMBERED_HOLES = 8
+SOON_MS = 1000
+"""No default time to live is this short: within it a stream without one of its own has not ended."""
 CLOCK_JITTER_MS = 200
 """Audio records that carry no index may arrive this much off their time before it counts as a gap."""
 
@@ -70,6 +72,8 @@ STEP = Verdict()
 
 def judge(stream: Stream, record: Decoded, options: StreamOptions) -> Verdict:
     """How `record` stands to what `stream` has seen (DESIGN.md rules 5 and 6)."""
+    if _plainly_next(stream, record, options):
+        return STEP
     if record.session is not None and record.session != stream.session:
         if record.session in stream.replaced:
             return Verdict(refused=f"session {record.session!r} was already replaced by {stream.session!r}")
@@ -83,6 +87,19 @@ def judge(stream: Stream, record: Decoded, options: StreamOptions) -> Verdict:
         reason = f"sample rate changed from {stream.rate_hz} to {record.rate_hz} Hz"
         return Verdict(refused=reason) if options.rate_change == "dead_letter" else Verdict(resets=reason)
     return _judge_order(stream, record, options)
+
+
+def _plainly_next(stream: Stream, record: Decoded, options: StreamOptions) -> bool:
+    """The ordinary case, told by a few comparisons; what it leaves out is judged with care."""
+    later_ms = record.time_ms - stream.last_ms
+    return (
+        record.seq == stream.expected_seq is not None
+        and record.session == stream.session
+        and record.rate_hz == stream.rate_hz
+        and (record.sample_index is None or record.sample_index == stream.expected_sample)
+        and 0 <= later_ms < SOON_MS
+        and (options.ttl_s is None or later_ms <= options.ttl_s * 1000)
+    )
 
 
 def _judge_order(stream: Stream, record: Decoded, options: StreamOptions) -> Verdict:

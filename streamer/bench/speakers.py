@@ -1,0 +1,218 @@
+"""64 people speak at once, at real-time pace, over a real Kafka: is anything lost, is it what each file says alone, and
+how long after the end of a chunk does its partial transcript stand in the topic?
+
+The worker runs in bf16 and deterministic mode, so that the transcripts must be identical.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from models.bundle import load as load_bundle
+from models.contract import ModelError
+from streamer.bench.rows import Row, skipped
+from streamer.bench.sensors import long_collections_put_off
+from streamer.bench.speech import CHUNK_S, CHUNK_SAMPLES, Audio, recordings
+from streamer.codecs.audio import AudioDecoder
+from streamer.codecs.headers import CONTENT_TYPE, EOS, SAMPLE_INDEX, SEQ, SESSION
+from streamer.codecs.messages import FinalTranscript, PartialTranscript, decode
+from streamer.log.base import Log
+from streamer.log.kafka import KafkaLog, KafkaOptions
+from streamer.log.memory import MemoryLog
+from streamer.log.partitioner import partition_of
+from streamer.options import CommitOptions, EngineOptions, InputOptions, OutputOptions, PipelineOptions
+from streamer.records import NewRecord, TopicPartition
+from streamer.tasks.build import build_task
+from streamer.worker import topics
+from streamer.worker.worker import Worker
+
+PARTITIONS = 4
+REACH_P99_MS = 300.0
+TICK_S = 0.01
+ANSWER_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """speakers: at once; longest_s: of a recording; alone: how many of them are also transcribed alone."""
+
+    speakers: int
+    longest_s: float
+    alone: int
+
+
+QUICK = Size(speakers=8, longest_s=4.0, alone=1)
+FULL = Size(speakers=64, longest_s=20.0, alone=8)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What came out. finals: stream id to its words, segment by segment; late_s: of each partial."""
+
+    finals: dict[str, list[str]] = field(default_factory=dict)
+    late_s: list[float] = field(default_factory=list)
+    ended: set[str] = field(default_factory=set)
+
+
+def rows(bootstrap: str, size: Size) -> list[Row]:
+    """Latency, what was lost, and how many transcripts differ from the file's alone."""
+    name = f"{size.speakers} speakers over Kafka"
+    try:
+        load_bundle("speech-en")
+    except ModelError as error:
+        return [skipped(name, "ms", str(error))]
+    signals, what = recordings(size.speakers)
+    signals = [signal[: int(size.longest_s * 16_000)] for signal in signals]
+    with long_collections_put_off():
+        heard, alone = asyncio.run(_measure(bootstrap, signals, size))
+    different = sum(heard.finals.get(stream) != words for stream, words in alone.items())
+    late_ms = [1000.0 * x for x in heard.late_s] or [float("nan")]
+    pace = f"{what} at real-time pace, bf16, deterministic, {os.cpu_count()} cores"
+    return [
+        Row(
+            f"{name}: chunk end to partial, p99",
+            float(np.quantile(late_ms, 0.99)),
+            "ms",
+            reach=REACH_P99_MS,
+            better="lower",
+            note=f"p50 {np.quantile(late_ms, 0.5):.0f} ms of {len(heard.late_s)} partials; {pace}",
+        ),
+        Row(f"{name}: streams lost", float(size.speakers - len(heard.ended)), "streams", reach=0.0, better="lower"),
+        Row(
+            f"{name}: transcripts unlike the file's alone",
+            float(different),
+            "streams",
+            reach=0.0,
+            better="lower",
+            note=f"{len(alone)} files were also transcribed alone",
+        ),
+    ]
+
+
+async def _measure(bootstrap: str, signals: Sequence[Audio], size: Size) -> tuple[Heard, dict[str, list[str]]]:
+    run = f"speakers-{os.getpid()}"
+    async with KafkaLog(KafkaOptions(bootstrap_servers=bootstrap)) as log:
+        heard = await _serve(log, run, {_name(i): signal for i, signal in enumerate(signals)}, paced=True)
+    alone: dict[str, list[str]] = {}
+    for i, signal in enumerate(signals[: size.alone]):
+        async with MemoryLog() as log:
+            alone |= (await _serve(log, "alone", {_name(i): signal}, paced=False)).finals or {_name(i): []}
+    heard.finals |= {_name(i): [] for i in range(len(signals)) if _name(i) not in heard.finals}
+    return heard, alone
+
+
+def _name(number: int) -> str:
+    return f"speaker-{number}"
+
+
+def _options(run: str) -> PipelineOptions:
+    roles = ("transcripts", "predictions", "alerts", "streams", "deadletters")
+    return PipelineOptions(
+        input=InputOptions(topic=f"{run}.audio", partitions=PARTITIONS),
+        model="speech-en",
+        engine=EngineOptions(device="cpu", dtype="bfloat16", max_batch=64, slots=128, deterministic=True, threads=1),
+        commit=CommitOptions(commit_interval_ms=20),
+        outputs=OutputOptions(**{role: f"{run}.{role}" for role in roles}),  # type: ignore[arg-type]
+    )
+
+
+async def _serve(log: Log, run: str, signals: dict[str, Audio], *, paced: bool) -> Heard:
+    """A worker of its own over `log`; everything is fed, and heard until every stream has ended."""
+    options = _options(run)
+    group = topics.group_of(run, "speech")
+    changelog = topics.changelog_of(group, options.input.topic)
+    specs = topics.needed(options, group, PARTITIONS)
+    await topics.ensure(log, specs, frozenset([changelog]), frozenset([options.input.topic]))
+    bundle = load_bundle("speech-en")
+    task = build_task(bundle, options)
+    worker = Worker(log, "speech", options, bundle, decoder=AudioDecoder(), task=task, application=run)
+    running = asyncio.create_task(worker.run())
+    due_s: dict[tuple[int, int], float] = {}
+    heard = Heard()
+    listening = asyncio.create_task(_listen(log, options.outputs, heard, due_s, set(signals)))
+    try:
+        await _feed(log, options.input.topic, signals, due_s, paced=paced)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(listening, ANSWER_TIMEOUT_S)
+    finally:
+        listening.cancel()
+        worker.stop()
+        await running
+    return heard
+
+
+async def _feed(
+    log: Log, topic: str, signals: dict[str, Audio], due_s: dict[tuple[int, int], float], *, paced: bool
+) -> None:
+    """Append every chunk when its last sample has been spoken; speakers begin staggered over one chunk."""
+    plan = sorted(
+        (number * CHUNK_S / len(signals) + (index + 1) * CHUNK_S, number, index)
+        for number, signal in enumerate(signals.values())
+        for index in range(-(-len(signal) // CHUNK_SAMPLES))
+    )
+    names = list(signals)
+    begin = time.perf_counter()
+    position = 0
+    while position < len(plan):
+        now = time.perf_counter() - begin
+        until = position
+        while until < len(plan) and (not paced or plan[until][0] <= now):
+            until += 1
+        batches: dict[int, list[tuple[float, NewRecord]]] = {}
+        for at_s, number, index in plan[position:until]:
+            name = names[number]
+            record = _record(name, signals[name], index)
+            batches.setdefault(partition_of(name.encode(), PARTITIONS), []).append((begin + at_s, record))
+        await asyncio.gather(*(_append(log, topic, p, batch, due_s) for p, batch in batches.items()))
+        position = until
+        await asyncio.sleep(TICK_S if paced else 0)
+
+
+async def _append(
+    log: Log, topic: str, partition: int, batch: list[tuple[float, NewRecord]], due_s: dict[tuple[int, int], float]
+) -> None:
+    first = await log.append(topic, partition, [record for _, record in batch])
+    due_s.update({(partition, first + i): at_s for i, (at_s, _) in enumerate(batch)})
+
+
+def _record(name: str, signal: Audio, index: int) -> NewRecord:
+    start = index * CHUNK_SAMPLES
+    samples = signal[start : start + CHUNK_SAMPLES]
+    pcm = (np.clip(samples, -1.0, 32_767 / 32_768) * 32_768).astype("<i2").tobytes()
+    headers = [
+        (CONTENT_TYPE, b"audio/L16;rate=16000;channels=1"),
+        (SESSION, b"1"),
+        (SEQ, str(index).encode()),
+        (SAMPLE_INDEX, str(start).encode()),
+    ]
+    if start + CHUNK_SAMPLES >= len(signal):
+        headers.append((EOS, b"1"))
+    return NewRecord(name.encode(), pcm, headers, index * 100)
+
+
+async def _listen(
+    log: Log, outputs: OutputOptions, heard: Heard, due_s: dict[tuple[int, int], float], wanted: set[str]
+) -> None:
+    """Note when each partial can be read, and every final, until all streams have ended."""
+    start = {TopicPartition(topic, p): 0 for topic in (outputs.transcripts, outputs.streams) for p in range(PARTITIONS)}
+    async with log.reader(start) as reader:
+        while heard.ended != wanted:
+            batches = await reader.read(timeout_s=0.2)
+            now = time.perf_counter()
+            for record in (r for batch in batches for r in batch.records):
+                message = decode(record)
+                body = message.body
+                if isinstance(body, PartialTranscript):
+                    _, partition, offset, _, _ = message.id.rsplit("/", 4)
+                    heard.late_s.append(now - due_s.get((int(partition), int(offset)), now))
+                elif isinstance(body, FinalTranscript):
+                    heard.finals.setdefault(body.stream, []).append(body.text)
+                elif getattr(body, "event", "") == "ended":
+                    heard.ended.add(message.subject)
