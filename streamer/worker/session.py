@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from streamer.codecs.messages import Output, Role, StreamEvent, iso_time
-from streamer.errors import LogUnavailable, StateMismatch
+from streamer.errors import LogUnavailable
 from streamer.log.base import Assigned, Commit, Consumer, ConsumerEvent, Log, Revoked
 from streamer.observe.metrics import Metrics
 from streamer.options import PipelineOptions
@@ -20,12 +19,11 @@ from streamer.records import RecordBatch, TopicPartition
 from streamer.worker.batcher import Batcher
 from streamer.worker.intake import Intake
 from streamer.worker.item import Item
+from streamer.worker.opening import Opening
 from streamer.worker.progress import Progress
-from streamer.worker.restore import Restored, restore
-from streamer.worker.results import CallResult, Copy, StreamKey
+from streamer.worker.results import CallResult, StreamKey
 from streamer.worker.retention import retention_alert
 from streamer.worker.stepper import Stepper
-from streamer.worker.table import state_key
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ class Session:
         self._stepper = stepper
         self._intake = intake
         self._options = options
-        self._changelog = changelog
+        self._opening = Opening(log, consumer, stepper, options, changelog)
         self._stopping = stopping
         self._engine_thread = engine_thread
         self._intake_thread = intake_thread
@@ -167,62 +165,15 @@ class Session:
 
     async def _open(self, partition: TopicPartition) -> None:
         """Restore a partition, then let its records come; the others go on meanwhile."""
-        restored = await self._patiently("restore", partial(self._read_saved, partition))
-        progress = Progress(
-            partition,
-            changelog=self._changelog,
-            topic_of=self._topic_of,
-            committed=restored.committed,
-            position=restored.position,
-        )
-        marks, mismatches = await self._in(self._engine_thread, lambda: self._restore_states(partition, restored))
-        for mark in marks:
-            progress.restored_mark(mark)
-        await self._say_reset(partition, restored.position, mismatches)
+        saved = await self._patiently("restore", partial(self._opening.read, partition))
+        progress, said = await self._in(self._engine_thread, partial(self._opening.take_in, partition, saved))
+        if said:
+            await self._log.append(self._options.outputs.streams, partition.partition, said)
         self._progress[partition] = progress
         self._restoring.pop(partition, None)
-        self._consumer.seek(partition, restored.position)
+        self._consumer.seek(partition, saved.position)
         if not self._paused:
             self._consumer.resume([partition])
-
-    async def _read_saved(self, partition: TopicPartition) -> Restored:
-        return await restore(self._log, self._changelog, partition, await self._consumer.committed(partition))
-
-    async def _say_reset(self, partition: TopicPartition, offset: int, mismatches: Mapping[str, str]) -> None:
-        """Streams whose saved state was not taken begin afresh, and that is said (rule 10: never silently)."""
-        records = []
-        for name, reason in mismatches.items():
-            now_ms = _now_ms()
-            body = StreamEvent(stream=name, event="reset", time=iso_time(now_ms), reason=reason)
-            said = Output(body, name.encode(), f"reset-of-{name}", 0, now_ms, True)
-            records.append(self._stepper.outbox.own(said, partition, offset))
-        if records:
-            await self._log.append(self._options.outputs.streams, partition.partition, records)
-
-    def _restore_states(self, partition: TopicPartition, restored: Restored) -> tuple[list[Copy], dict[str, str]]:
-        """Fill the table; the marks that were saved, and the streams whose state does not fit, with the reason."""
-        marks: list[Copy] = []
-        mismatches: dict[str, str] = {}
-        for record in restored.states:
-            try:
-                snapshot = self._stepper.table.restore(partition.partition, record.key or b"", record.value or b"")
-            except StateMismatch as mismatch:
-                if self._options.on_state_mismatch == "refuse":
-                    raise StateMismatch(
-                        f"{record.coordinates}: {mismatch}; serve it with the model that wrote it, or set "
-                        "on_state_mismatch: reset to begin its streams afresh"
-                    ) from mismatch
-                logger.warning("state reset: %s: %s", record.coordinates, mismatch)
-                mismatches[(record.key or b"").decode(errors="replace")] = str(mismatch)
-                continue
-            if snapshot.stream is None:
-                key = StreamKey(partition.partition, (record.key or b"").decode())
-                marks.append(Copy(key, state_key(key), snapshot.mark.position, record.value or b"", False))
-        return marks, mismatches
-
-    def _topic_of(self, role: Role) -> str:
-        name: str = getattr(self._options.outputs, role)
-        return name
 
     async def _revoke(self, revoked: Revoked) -> None:
         opening = {p: self._restoring.pop(p) for p in revoked.partitions if p in self._restoring}
