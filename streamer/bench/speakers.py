@@ -117,7 +117,7 @@ def _options(run: str) -> PipelineOptions:
     return PipelineOptions(
         input=InputOptions(topic=f"{run}.audio", partitions=PARTITIONS),
         model="speech-en",
-        engine=EngineOptions(device="cpu", dtype="bfloat16", max_batch=64, slots=128, deterministic=True, threads=1),
+        engine=EngineOptions(device="cpu", dtype="bfloat16", max_batch=32, slots=128, deterministic=True, threads=1),
         commit=CommitOptions(commit_interval_ms=20),
         outputs=OutputOptions(**{role: f"{run}.{role}" for role in roles}),  # type: ignore[arg-type]
     )
