@@ -21,6 +21,7 @@ from streamer.bench import kafka_rivals, sensor_job
 from streamer.bench.rows import Row, median_ratio, skipped
 from streamer.log.base import Log, TopicSpec
 from streamer.log.kafka import KafkaLog, KafkaOptions
+from streamer.observe.process import tune_for_serving
 
 BARE_REACH, QUIX_REACH = 1.0, 10.0
 QUIX_PYTHON = "STREAMER_QUIX_PYTHON"
@@ -46,7 +47,7 @@ def w3(bootstrap: str, load: Load) -> list[Row]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the broker and the event loop need the other cores
     try:
-        with long_collections_put_off():
+        with tuned_for_serving():
             return [row for count in load.partitions for row in asyncio.run(_measure(bootstrap, load, count))]
     finally:
         torch.set_num_threads(threads)
@@ -93,7 +94,11 @@ def _against(name: str, ours: list[float], rival: str, theirs: list[float], reac
 def _quix(name: str, value: float, bootstrap: str, source: str, load: Load) -> Row:
     python = os.environ.get(QUIX_PYTHON) or (sys.executable if find_spec("quixstreams") else None)
     if python is None:
-        return skipped(f"{name} / Quix Streams", "records/s", "quixstreams is not installed: pip install '.[bench]'")
+        return skipped(
+            f"{name} / Quix Streams",
+            "records/s",
+            "no quixstreams here: STREAMER_QUIX_PYTHON may name a Python that has it",
+        )
     command = [python, "-m", "streamer.bench.quix_rival", bootstrap, source, str(load.quix_records)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
@@ -104,14 +109,13 @@ def _quix(name: str, value: float, bootstrap: str, source: str, load: Load) -> R
 
 
 @contextmanager
-def long_collections_put_off() -> Iterator[Any]:
-    """Collect garbage as a serving process does: rarely, and not what was there before it began."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 100)
+def tuned_for_serving() -> Iterator[Any]:
+    """Python as a serving process sets it up (streamer.observe.process), and afterwards as it was."""
+    before, interval_s = gc.get_threshold(), sys.getswitchinterval()
+    tune_for_serving()
     try:
         yield
     finally:
         gc.set_threshold(*before)
+        sys.setswitchinterval(interval_s)
         gc.unfreeze()

@@ -18,7 +18,7 @@ import numpy as np
 from models.bundle import load as load_bundle
 from models.contract import ModelError
 from streamer.bench.rows import Row, skipped
-from streamer.bench.sensors import long_collections_put_off
+from streamer.bench.sensors import tuned_for_serving
 from streamer.bench.speech import CHUNK_S, CHUNK_SAMPLES, Audio, recordings
 from streamer.codecs.audio import AudioDecoder
 from streamer.codecs.headers import CONTENT_TYPE, EOS, SAMPLE_INDEX, SEQ, SESSION
@@ -70,7 +70,7 @@ def rows(bootstrap: str, size: Size) -> list[Row]:
         return [skipped(name, "ms", str(error))]
     signals, what = recordings(size.speakers)
     signals = [signal[: int(size.longest_s * 16_000)] for signal in signals]
-    with long_collections_put_off():
+    with tuned_for_serving():
         heard, alone = asyncio.run(_measure(bootstrap, signals, size))
     different = sum(heard.finals.get(stream) != words for stream, words in alone.items())
     late_ms = [1000.0 * x for x in heard.late_s] or [float("nan")]
