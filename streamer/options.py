@@ -47,6 +47,7 @@ class EngineOptions:
     device's pool (at least max_batch); colder ones are spilled to host memory. deterministic: one padded batch shape,
     one chunk a stream and call, one thread count, so that a row's bits do not depend on its company.
     chunks_per_call: how many waiting chunks of one stream a call may hold outside deterministic mode.
+    warm_up: step once before the first record is read, so that the first words are not the latest.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
@@ -57,6 +58,7 @@ class EngineOptions:
     slots: int = 256
     deterministic: bool = False
     chunks_per_call: int = 8
+    warm_up: bool = False
     threads: int | None = None
 
 

@@ -86,6 +86,10 @@ class GreedyDecoder:
         """Whether the segment is over here."""
         return self.endpointing(state.clock)
 
+    def least_frames(self, state: GreedyState) -> int:
+        """How many frames the segment goes on at least."""
+        return self.endpointing.least_frames(state.clock)
+
     def restore(self, arrays: Mapping[str, NDArray[np.float64] | int]) -> GreedyState:
         """The state that `GreedyState.to_arrays` wrote."""
         return GreedyState.from_arrays(arrays)

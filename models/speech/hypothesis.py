@@ -70,3 +70,10 @@ class Endpointing:
         if clock.onset < 0:
             return False
         return clock.silent_frames >= self.silence_frames or clock.frame - clock.onset >= self.longest_frames
+
+    def least_frames(self, clock: Clock) -> int:
+        """How many frames the segment goes on at least: before the last of them it cannot be over."""
+        if clock.onset < 0:  # a letter must come first
+            return min(self.silence_frames + 1, self.longest_frames)
+        lasts = self.longest_frames - (clock.frame - clock.onset)
+        return max(1, min(self.silence_frames - clock.silent_frames, lasts))

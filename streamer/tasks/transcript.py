@@ -62,9 +62,13 @@ class TranscriptTask:
     ) -> tuple[TranscriptState, list[Output]]:
         said: list[Output] = []
         decoder = self.decoder
-        for frame in range(len(frames)):
-            inner = decoder.advance(state.decoder, frames[frame : frame + 1])
-            state = state._replace(decoder=inner, due=state.due + 1)
+        done = 0
+        while done < len(frames):
+            # No segment ends inside such a run, so it is decoded at once, whatever records it came in.
+            run = frames[done : done + decoder.least_frames(state.decoder)]
+            done += len(run)
+            inner = decoder.advance(state.decoder, run)
+            state = state._replace(decoder=inner, due=state.due + len(run))
             if decoder.is_endpoint(inner):
                 finals = self._final(stream, state, time_ms, len(said))
                 said += finals

@@ -96,6 +96,12 @@ class Engine:
         with torch.inference_mode(), self._pinned_threads():
             return self._step(slots, chunks)
 
+    def warm_up(self) -> None:
+        """Step nobody's rows, so that kernels are chosen and memory is there before the first stream comes."""
+        chunk = np.zeros((self.signature.chunk_samples, self.signature.channels), np.float32)
+        for rows in sorted({1, self._largest}):
+            self.step(np.full(rows, self.pool.spill_row, np.int64), [chunk] * rows)
+
     @contextmanager
     def _pinned_threads(self) -> Iterator[None]:
         before = torch.get_num_threads()

@@ -98,6 +98,8 @@ class Worker:
             ThreadPoolExecutor(1, f"engine-{self.name}") as engine,
             ThreadPoolExecutor(1, f"intake-{self.name}") as intake,
         ):
+            if self.options.engine.warm_up:
+                await asyncio.get_running_loop().run_in_executor(engine, self._engine.warm_up)
             while not self._stopping.is_set():
                 try:
                     await self._serve(engine, intake)

@@ -149,7 +149,7 @@ def test_unseen_read_sentences_are_no_worse_than_the_card_says() -> None:
     errors = Errors()
     for spoken in sentences(corpora.kathleen("dev")):
         errors.add(spoken.text.split(), transcribed(decoder(), streamed_log_probs(model(), spoken.samples)).split())
-    assert errors.rate <= 0.5  # the card: 48.6 %
+    assert errors.rate <= 0.5  # the card: 48.4 %
 
 
 @pytest.mark.data

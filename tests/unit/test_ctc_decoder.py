@@ -19,7 +19,7 @@ from models.speech import ngram
 from models.speech.beam import BeamDecoder, DecoderState, Search
 from models.speech.decoder import Decoder
 from models.speech.greedy import GreedyDecoder
-from models.speech.hypothesis import Endpointing
+from models.speech.hypothesis import Clock, Endpointing
 from models.speech.lexicon import lexicon_of
 from models.speech.ngram import END, NGram
 from models.speech.text import BLANK, SPACE, VOCABULARY, decode, encode
@@ -293,3 +293,18 @@ def test_spaces_alone_are_no_words(model: NGram) -> None:
     rows[3, SPACE], rows[3, BLANK] = math.log(0.9), math.log(0.1)
     for decoder in (decoder_of("beam", model), decoder_of("greedy", model)):
         assert decoder.final(decoder.advance(decoder.initial(), rows)).words == ()
+
+
+@given(st.lists(st.sampled_from([BLANK, SPACE, SPACE + 1]), max_size=60), st.integers(1, 6), st.integers(1, 12))
+def test_no_segment_is_over_before_the_frames_it_goes_on_at_least(
+    labels: list[int], silence: int, longest: int
+) -> None:
+    endpointing, clock = Endpointing(silence, longest), Clock()
+    for at in range(len(labels)):
+        least, later = endpointing.least_frames(clock), clock
+        for label in labels[at : at + least - 1]:
+            later = later.heard(label)
+            assert not endpointing(later)
+        clock = clock.heard(labels[at])
+        if endpointing(clock):
+            clock = clock.restarted()

@@ -128,3 +128,13 @@ def test_a_model_that_is_no_module_has_no_bf16_form() -> None:
 def test_the_fixed_shape_is_part_of_what_results_depend_on() -> None:
     assert "batch=4 threads=1" in sums(deterministic=True).numerics()
     assert "batch=any" in sums().numerics()
+
+
+def test_warming_up_touches_no_stream() -> None:
+    engine = Engine(RunningSum(), EngineOptions(device="cpu", max_batch=4, slots=4))
+    slot = engine.pool.take()
+    engine.step(np.array([slot]), [np.full((1, 1), 3.0, np.float32)])
+    engine.warm_up()
+    (state,) = engine.pool.read(np.array([slot]))
+    assert state["sum"].tolist() == [3.0]
+    assert engine.pool.free == 3
