@@ -31,7 +31,7 @@ from models.speech.model import CtcLstm
 from models.speech.synthesis import Reading, available, speak
 from models.speech.text import normalise
 
-FLUSH_SAMPLES = 8_000
+FLUSH_SAMPLES = 3_200
 """Silence fed behind the last sample: a unidirectional network writes a letter some frames after it was said."""
 
 

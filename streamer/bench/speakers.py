@@ -41,7 +41,7 @@ ANSWER_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """speakers: at once; longest_s: of a recording; alone: how many of them are also transcribed alone."""
+    """speakers: at once; longest_s: how long each speaks at least; alone: how many are also transcribed alone."""
 
     speakers: int
     longest_s: float
@@ -97,14 +97,14 @@ def rows(bootstrap: str, size: Size) -> list[Row]:
 
 
 def _at_length(signals: Sequence[Audio], samples: int) -> list[Audio]:
-    """Every speaker reads on, the next one's recording behind their own, until all have spoken for as long."""
+    """Every speaker reads on, the next one's recording behind their own, to the end of one that is long enough."""
     doubled = [*signals, *signals]
     joined = []
     for first in range(len(signals)):
         spoken: list[Audio] = []
         while sum(map(len, spoken)) < samples:
             spoken.append(doubled[first + len(spoken) % len(signals)])
-        joined.append(np.concatenate(spoken)[:samples])
+        joined.append(np.concatenate(spoken))
     return joined
 
 
