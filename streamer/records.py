@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 Headers = Sequence[tuple[str, bytes]]
@@ -43,6 +44,13 @@ class NewRecord(NamedTuple):
     value: bytes | None
     headers: Headers = ()
     timestamp_ms: int | None = None
+
+
+make_record: Callable[[tuple[str, int, int, int, bytes | None, bytes | None, Headers]], Record]
+make_record = partial(tuple.__new__, Record)
+make_new_record: Callable[[tuple[bytes | None, bytes | None, Headers, int | None]], NewRecord]
+make_new_record = partial(tuple.__new__, NewRecord)
+"""`Record(*fields)` and `NewRecord(*fields)` where millions are made: in half the time."""
 
 
 class Append(NamedTuple):

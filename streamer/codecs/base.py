@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,35 +16,24 @@ Samples = NDArray[np.float32]
 """(n, C) float32: n samples of C channels or columns. NaN is a missing sensor value; audio has none."""
 
 
-class Decoded:
+class Decoded(msgspec.Struct, gc=False, eq=False):
     """One record's content, true of that record alone (no stream state is used or kept).
 
     stream: the stream's id. time_ms: event time of the first sample. samples: (n, C). rate_hz: samples a second, 0 for
     events. session: one run of the source, or None. seq: rises by one a record in a session, or None.
     sample_index: index in its session of the first sample, or None. eos: the stream ends with this record.
+    lacking: some of its values are missing (NaN).
     """
 
-    __slots__ = ("eos", "rate_hz", "sample_index", "samples", "seq", "session", "stream", "time_ms")
-
-    def __init__(
-        self,
-        stream: str,
-        time_ms: int,
-        samples: Samples,
-        rate_hz: int = 0,
-        session: str | None = None,
-        seq: int | None = None,
-        sample_index: int | None = None,
-        eos: bool = False,
-    ) -> None:
-        self.stream = stream
-        self.time_ms = time_ms
-        self.samples = samples
-        self.rate_hz = rate_hz
-        self.session = session
-        self.seq = seq
-        self.sample_index = sample_index
-        self.eos = eos
+    stream: str
+    time_ms: int
+    samples: Samples
+    rate_hz: int = 0
+    session: str | None = None
+    seq: int | None = None
+    sample_index: int | None = None
+    eos: bool = False
+    lacking: bool = False
 
 
 class Decoder(Protocol):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from streamer.codecs.audio import stream_of
 from streamer.codecs.base import Decoded, Samples
-from streamer.codecs.headers import StreamHeaders, parse_headers, shown
+from streamer.codecs.headers import NO_HEADERS, StreamHeaders, parse_headers, shown
 from streamer.errors import ConfigurationError, Malformed
 from streamer.records import Record
 
@@ -31,6 +31,7 @@ TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 _MS_PER = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 _LATEST_MS = 253_402_300_799_999  # 9999-12-31, the last day that ISO 8601 can write
 _NO_ROW = object()
+_MOST_RECORDS = 10**18
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FORMATS = {
     b"application/json": "json",
@@ -111,18 +112,22 @@ class EventDecoder:
 
     def _one(self, record: Record) -> tuple[Decoded, Any]:
         """A record's event without its samples, and its row of values (_NO_ROW for a bare end)."""
-        headers = parse_headers(record.headers)
+        headers = parse_headers(record.headers) if record.headers else NO_HEADERS
         if not record.value:
             return self._bare_end(record, headers), _NO_ROW
         form = self._format if headers.content_type is None else self._format_of(headers.content_type)
-        event = self._read(record.value, form)
+        try:
+            event = self._fast[form](record.value)
+        except (msgspec.DecodeError, RecursionError, ValueError):
+            event = self._read_again(record.value, form)
         seq = headers.seq
-        if seq is None and event.seq is not None:
-            seq = self._seq(event.seq)
-        if self._stream_field is None:
-            stream = stream_of(record, self._default_stream)
-        else:
-            stream = self._stream(event.stream)
+        if seq is None:
+            seq = event.seq
+            if seq is not None and not 0 <= seq < _MOST_RECORDS:
+                raise Malformed(f"the event's sequence number {seq} is not between 0 and 10**18")
+        stream = stream_of(record, self._default_stream) if self._stream_field is None else event.stream
+        if type(stream) is not str or not stream:
+            stream = self._stream(stream)
         time_ms = record.timestamp_ms
         if self._time_field is not None:
             time_ms = event_time_ms(event.time, self._time_field, self._time_unit)
@@ -135,12 +140,6 @@ class EventDecoder:
         stream = stream_of(record, self._default_stream)
         place = headers.session, headers.seq, headers.sample_index
         return Decoded(stream, record.timestamp_ms, self._no_rows, 0, *place, eos=True)
-
-    def _read(self, payload: bytes, form: str) -> Any:
-        try:
-            return self._fast[form](payload)
-        except (msgspec.DecodeError, RecursionError, ValueError):
-            return self._read_again(payload, form)
 
     def _read_again(self, payload: bytes, form: str) -> Any:
         """The slow way round: JSON with bare NaN, or the reason why it is no event."""
@@ -169,11 +168,6 @@ class EventDecoder:
             raise Malformed(f"the event has no field {self._stream_field} to name its stream")
         return str(value)
 
-    def _seq(self, seq: int) -> int:
-        if not 0 <= seq < 10**18:
-            raise Malformed(f"the event's sequence number {seq} is not between 0 and 10**18")
-        return seq
-
     def _values(self, event: Any) -> Any:
         row = self._row(event)
         if self._array is not None:
@@ -193,9 +187,9 @@ class EventDecoder:
             wide[huge] = np.nan
         matrix = wide.astype(np.float32).reshape(len(rows), 1, len(self._columns))
         for place, row in zip(places, matrix, strict=True):
-            decoded = results[place]
-            if isinstance(decoded, Decoded):
-                decoded.samples = row
+            results[place].samples = row  # type: ignore[union-attr] # a place has a row because it was decoded
+        for i in np.flatnonzero(absent.any(axis=1)).tolist():
+            results[places[i]].lacking = True  # type: ignore[union-attr]
         for i in np.flatnonzero(bad).tolist():
             results[places[i]] = self._reason(huge[i], absent[i])
 

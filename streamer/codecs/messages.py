@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from streamer.records import NewRecord, Record
+from streamer.records import NewRecord, Record, make_new_record
 
 Passed = tuple[tuple[str, bytes], ...]
 """Input headers that travel on."""
@@ -144,7 +144,7 @@ BODY_OF: dict[str, type] = {name: body for body, (name, _, _) in TYPES.items()} 
 )
 
 
-class Output(NamedTuple):
+class Output(msgspec.Struct, frozen=True, gc=False):
     """One message with what names it.
 
     kind and n: the last two parts of `ce_id`; n counts within the kind for one input record. key: the output record's
@@ -180,6 +180,7 @@ class Encoder:
         model_header = ("model", model.encode())
         json_type = ("content-type", b"application/json")
         self._head = {name: (*fixed, ("ce_type", name.encode()), json_type, model_header) for name in BODY_OF}
+        self._head_of = {body: self._head[name] for body, (name, _, _) in TYPES.items()}
         self._json = msgspec.json.Encoder()
 
     def encode(self, output: Output, cause: Record, passed: Passed = ()) -> NewRecord:
@@ -188,20 +189,24 @@ class Encoder:
 
     def encode_all(self, said: Iterable[tuple[Output, Record, Passed]]) -> list[NewRecord]:
         """The records of outputs with their causes: what is done for every message, in one loop for its speed."""
-        heads, to_json = self._head, self._json.encode
+        to_json, head_of = self._json.encode, self._head_of.get
         records: list[NewRecord] = []
-        for (body, key, kind, n, time_ms, _), (topic, partition, offset, _, subject, _, _), passed in said:
-            if isinstance(body, VoicedAudio):
-                records.append(voiced_record(key, body, time_ms))
+        for output, cause, passed in said:
+            body, time_ms = output.body, output.time_ms
+            if type(body) is VoicedAudio:
+                records.append(voiced_record(output.key, body, time_ms))
                 continue
+            head = head_of(type(body)) or self._head[event_type(body)]
+            ce_id = f"{cause.topic}/{cause.partition}/{cause.offset}/{output.kind}/{output.n}"
+            time: str = getattr(body, "time", "") or iso_time(time_ms)
             headers = [
-                *heads[event_type(body)],
-                ("ce_id", f"{topic}/{partition}/{offset}/{kind}/{n}".encode()),
-                ("ce_subject", subject or b""),
-                ("ce_time", iso_time(time_ms).encode()),
+                *head,
+                ("ce_id", ce_id.encode()),
+                ("ce_subject", cause.key or b""),
+                ("ce_time", time.encode()),
                 *passed,
             ]
-            records.append(NewRecord(key, to_json(body), headers, time_ms))
+            records.append(make_new_record((output.key, to_json(body), headers, time_ms)))
         return records
 
 
@@ -226,9 +231,13 @@ def event_type(body: Body) -> str:
 
 def role_of(body: Body) -> Role:
     """The output topic that a body belongs to."""
-    if isinstance(body, VoicedAudio):
-        return "voiced"
-    return "streams" if isinstance(body, StreamEvent) else TYPES[type(body)][2]
+    return _ROLES[type(body)]
+
+
+_ROLES: dict[type, Role] = {body: role for body, (_, _, role) in TYPES.items()} | {
+    StreamEvent: "streams",
+    VoicedAudio: "voiced",
+}
 
 
 _DECODERS: dict[str, msgspec.json.Decoder[Body]] = {name: msgspec.json.Decoder(body) for name, body in BODY_OF.items()}
@@ -268,8 +277,11 @@ def dead_letter_of(record: Record) -> DeadLetter:
 
 def iso_time(time_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds; times that no calendar holds are clamped."""
-    second, ms = divmod(time_ms, 1000)
-    return f"{date_time}.{ms:03d}Z" if (date_time := _date_time(second)) else _clamped(time_ms)
+    date_time = _date_time(time_ms // 1000)
+    return date_time + _MILLISECONDS[time_ms % 1000] if date_time else _clamped(time_ms)
+
+
+_MILLISECONDS = [f".{ms:03d}Z" for ms in range(1000)]
 
 
 @lru_cache(maxsize=4096)

@@ -67,11 +67,11 @@ class KafkaLog:
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> int:
         """Append a batch durably (acks=all); returns the first record's offset."""
         batch = Append(topic, partition, records)
-        await self._publisher.check([batch])
+        prepared = await self._publisher.prepare([batch])
         if not records:
             name = TopicPartition(topic, partition)
             return (await self.offsets([name]))[name].end
-        return (await self._publisher.publish([batch]))[0]
+        return (await self._publisher.publish(prepared))[0]
 
     async def offsets(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, OffsetRange]:
         """What is kept of each partition; `end` is the last stable offset."""

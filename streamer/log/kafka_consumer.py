@@ -125,10 +125,9 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         for commit in commits:
             self._check_owned(commit.partition)
         stages = [
-            [append for commit in commits for append in part(commit)]
+            await self._publisher.prepare([append for commit in commits for append in part(commit)])
             for part in (_outputs, _states, _floor, _tombstones)
         ]
-        await self._publisher.check([append for stage in stages for append in stage])
         for stage in stages[:3]:
             await self._publisher.publish(stage)
         with translating(self._options, f"commit offsets of group {self._group!r} in {_names(commits)}"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import UnknownTopicOrPartitionError
@@ -17,6 +17,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from streamer.errors import LogError
+from streamer.log.base import TopicInfo
 from streamer.log.batching import check_measured, measure
 from streamer.log.kafka_connection import Compression, KafkaOptions, translating
 from streamer.log.kafka_topics import FRAMING_BYTES, KafkaTopics
@@ -33,11 +34,19 @@ _CODECS: dict[Compression | None, int] = {
 }
 
 
+class Prepared(NamedTuple):
+    """An append that was checked, its record batches built. To be published once."""
+
+    partition: TopicPartition
+    records: Sequence[NewRecord]
+    batches: list[BatchBuilder]
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     """An append on its way, and who waits for its first offset."""
 
-    records: Sequence[NewRecord]
+    append: Prepared
     done: asyncio.Future[int]
 
 
@@ -60,23 +69,32 @@ class KafkaPublisher:
             self._retire(self._producer)
         await asyncio.gather(*self._retired)
 
-    async def check(self, appends: Sequence[Append]) -> None:
-        """Raises what an append would: TopicMissing, RecordTooLarge, PermissionDenied. Writes nothing."""
-        for topic, partition, records in appends:
-            info = await self._topics.info(topic)
-            if not 0 <= partition < info.partitions:
-                raise topic_missing(TopicPartition(topic, partition), f"Kafka at {self._options.bootstrap_servers}")
-            check_measured(info, measure(records))
+    async def prepare(self, appends: Sequence[Append]) -> list[Prepared]:
+        """Check all and build their batches; those without records are left out. Writes nothing.
 
-    async def publish(self, appends: Sequence[Append]) -> list[int]:
-        """Append all at once, each checked before; the first offset of every one that is not empty.
+        Raises what an append would: TopicMissing, RecordTooLarge, PermissionDenied.
+        """
+        prepared: list[Prepared] = []
+        for topic, number, records in appends:
+            partition, info = TopicPartition(topic, number), await self._topics.info(topic)
+            if not 0 <= number < info.partitions:
+                raise topic_missing(partition, f"Kafka at {self._options.bootstrap_servers}")
+            if records:
+                batches = self._build(records, _batch_bytes(info))
+                if _may_break_rules(info, batches):
+                    check_measured(info, measure(records))
+                prepared.append(Prepared(partition, records, batches))
+        return prepared
+
+    async def publish(self, appends: Sequence[Prepared]) -> list[int]:
+        """Append all at once; the first offset of every one.
 
         Raises the first error, after all have ended: LogUnavailable, PermissionDenied, TopicMissing.
         """
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(append.records, loop.create_future()) for append in appends if append.records]
-        for one, append in zip(waiting, (a for a in appends if a.records), strict=True):
-            partition = TopicPartition(append.topic, append.partition)
+        waiting = [_Waiting(append, loop.create_future()) for append in appends]
+        for one in waiting:
+            partition = one.append.partition
             self._waiting.setdefault(partition, []).append(one)
             if partition not in self._flushers:
                 self._flushers[partition] = asyncio.create_task(self._flush(partition))
@@ -102,9 +120,10 @@ class KafkaPublisher:
     async def _send(self, partition: TopicPartition, waiting: Sequence[_Waiting]) -> None:
         doing = f"write to topic {partition.topic!r}"
         info = await self._topics.info(partition.topic)
-        limit_bytes = min(_BATCH_BYTES, info.max_record_bytes) + FRAMING_BYTES
         producer = await self._started()
-        builders = self._build([record for one in waiting for record in one.records], limit_bytes)
+        builders = waiting[0].append.batches
+        if len(waiting) > 1:  # what was built for each is too small to be sent by itself
+            builders = self._build([record for one in waiting for record in one.append.records], _batch_bytes(info))
         try:
             with translating(self._options, doing):
                 async with asyncio.timeout(1.5 * self._options.request_timeout_s):
@@ -121,7 +140,7 @@ class KafkaPublisher:
         for one in waiting:
             if not one.done.done():  # else its waiter was cancelled
                 one.done.set_result(offsets[begin])
-            begin += len(one.records)
+            begin += len(one.append.records)
 
     async def _deliver(
         self, producer: AIOKafkaProducer, partition: TopicPartition, builders: Sequence[BatchBuilder]
@@ -181,6 +200,15 @@ class KafkaPublisher:
             sender.cancel()  # it would try for ever
             await asyncio.wait({sender}, timeout=self._options.request_timeout_s)  # its requests may still connect
             await producer.client.close()
+
+
+def _batch_bytes(topic: TopicInfo) -> int:
+    return min(_BATCH_BYTES, topic.max_record_bytes) + FRAMING_BYTES
+
+
+def _may_break_rules(topic: TopicInfo, batches: Sequence[BatchBuilder]) -> bool:
+    """Whether a look at every record is due: none is larger than the batch that it lies in."""
+    return topic.compact or max(batch.size() for batch in batches) > topic.max_record_bytes
 
 
 def _look_at(future: asyncio.Future[Any]) -> None:

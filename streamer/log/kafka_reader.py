@@ -16,8 +16,9 @@ from aiokafka import TopicPartition as ClientPartition
 
 from streamer.log.base import DEFAULT_MAX_RECORDS
 from streamer.log.kafka_connection import KafkaOptions, translating
+from streamer.log.kafka_records import hand_out_ours
 from streamer.log.kafka_topics import KafkaTopics
-from streamer.records import Record, RecordBatch, TopicPartition
+from streamer.records import RecordBatch, TopicPartition
 
 # A fetch that brings only markers moves a position without waking anybody: look this often.
 LOOK_S = 0.25
@@ -43,12 +44,8 @@ class Fetching:
             records = fetched.get(ClientPartition(*name), ())
             next_offset = self._position(name)
             if records or next_offset != position:
-                topic, partition = name
-                converted = [
-                    Record(topic, partition, r.offset, r.timestamp, r.key, r.value, r.headers) for r in records
-                ]
                 self.positions[name] = next_offset
-                batches.append(RecordBatch(name, converted, next_offset))
+                batches.append(RecordBatch(name, records, next_offset))
         return batches
 
     def seek(self, name: TopicPartition, offset: int) -> None:
@@ -129,6 +126,7 @@ async def start_client(client: AIOKafkaConsumer) -> None:
     """Start, or close again: a client that failed to start warns when it is collected."""
     try:
         await client.start()
+        hand_out_ours(client)
         await asyncio.sleep(0)  # a task of the client that is stopped before its first step would cancel stop() instead
     except BaseException:
         await client.stop()

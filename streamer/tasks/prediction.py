@@ -26,15 +26,14 @@ class PredictionTask:
         rows = np.arange(len(batch.streams))
         last = np.maximum(batch.lengths - 1, 0)
         columns = [batch.outputs[name][rows, last].reshape(len(rows), -1).tolist() for name in self.names]
-        rows_of = zip(*columns, strict=True) if columns else ((),) * len(rows)
+        values = [dict(zip(self.names, row, strict=True)) for row in zip(*columns, strict=True)] or [{}] * len(rows)
         said: list[list[Output]] = []
-        for stream, time_ms, frames, values in zip(
-            batch.streams, batch.times_ms, batch.lengths.tolist(), rows_of, strict=True
+        for stream, time_ms, frames, outputs in zip(
+            batch.streams, batch.times_ms, batch.lengths.tolist(), values, strict=True
         ):
             if not frames:
                 said.append([])
                 continue
-            outputs = dict(zip(self.names, values, strict=True))
             body = Prediction(stream=stream.id, time=iso_time(time_ms), outputs=outputs)
             said.append([Output(body, stream.key or b"", "prediction", 0, time_ms, False)])
         return [None] * len(said), said

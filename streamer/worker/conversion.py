@@ -25,6 +25,10 @@ class Conversion:
     def samples(self, stream: Stream, decoded: Decoded, filled: int) -> Samples:
         """(n, C) at the model's rate, with `filled` lost samples before the record's own."""
         samples = decoded.samples
+        if not self._rate_hz and not filled and not decoded.lacking:
+            if self._hold:
+                stream.held = samples[-1:].tobytes() if len(samples) > 1 else samples.tobytes() or stream.held
+            return samples
         if filled:
             nothing = np.full((filled, samples.shape[1]), 0.0 if self._rate_hz else np.nan, np.float32)
             samples = np.concatenate([nothing, samples])
@@ -48,10 +52,12 @@ class Conversion:
     def _held(self, stream: Stream, samples: Samples) -> Samples:
         """A missing value repeats its column's last one; before the first there is 0."""
         rows = samples.copy()
-        last = np.zeros(rows.shape[1], np.float32) if stream.held is None else stream.held
+        last = np.zeros(rows.shape[1], np.float32)
+        if stream.held is not None:
+            last = np.frombuffer(stream.held, np.float32)
         for row in rows:
             missing = np.isnan(row)
             row[missing] = last[missing]
             last = row
-        stream.held = last.copy()
+        stream.held = last.tobytes()
         return rows

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from streamer.codecs.base import Decoded, Decoder
+from streamer.codecs.base import Decoder
 from streamer.errors import Malformed
 from streamer.options import StreamOptions
-from streamer.records import Record, RecordBatch
+from streamer.records import RecordBatch
 from streamer.worker.dead_letters import DeadLetters
 from streamer.worker.item import Item
 from streamer.worker.results import Pending, StreamKey
@@ -17,9 +17,9 @@ MAX_KEY_BYTES = 4096
 
 
 class Intaken(NamedTuple):
-    """items: decoded records with their streams; refused: dead letters of those that could not be decoded."""
+    """items: decoded records; refused: dead letters of those that could not be decoded."""
 
-    items: list[tuple[StreamKey, Item]]
+    items: list[Item]
     refused: list[Pending]
 
 
@@ -35,24 +35,22 @@ class Intake:
     def take(self, batch: RecordBatch, now_ms: int) -> Intaken:
         """Decode a batch; records older than `max_lag_s` are marked to be skipped where the policy says so."""
         partition = batch.partition.partition
-        items: list[tuple[StreamKey, Item]] = []
+        items: list[Item] = []
         refused: list[Pending] = []
-        for record, decoded in zip(batch.records, self._decode(batch), strict=True):
+        for record, decoded in zip(batch.records, self._decoder.decode(batch.records), strict=True):
+            key = record.key
+            if key is not None and len(key) > MAX_KEY_BYTES:
+                decoded = Malformed(f"the key has {len(key)} bytes, {MAX_KEY_BYTES} is the most")
             if isinstance(decoded, Malformed):
                 letter = self._dead.of(record, str(decoded))
-                refused.append(Pending(partition, record.offset, "deadletters", letter, False))
+                refused.append(Pending(record.offset, "deadletters", letter, False))
             else:
-                items.append((StreamKey(partition, decoded.stream), Item(record, decoded, self._late(record, now_ms))))
+                items.append(Item(StreamKey(partition, decoded.stream), record, decoded))
+        if self._max_lag_ms is not None:
+            self._mark_late(items, now_ms - self._max_lag_ms, self._max_lag_ms)
         return Intaken(items, refused)
 
-    def _decode(self, batch: RecordBatch) -> list[Decoded | Malformed]:
-        decoded = self._decoder.decode(batch.records)
-        for index, record in enumerate(batch.records):
-            if record.key is not None and len(record.key) > MAX_KEY_BYTES:
-                decoded[index] = Malformed(f"the key has {len(record.key)} bytes, {MAX_KEY_BYTES} is the most")
-        return decoded
-
-    def _late(self, record: Record, now_ms: int) -> str:
-        if self._max_lag_ms is None or now_ms - record.timestamp_ms <= self._max_lag_ms:
-            return ""
-        return f"skipped to live: older than {self._max_lag_ms / 1000:g} s"
+    def _mark_late(self, items: list[Item], before_ms: int, max_lag_ms: int) -> None:
+        for item in items:
+            if item.record.timestamp_ms < before_ms:
+                item.skip = f"skipped to live: older than {max_lag_ms / 1000:g} s"

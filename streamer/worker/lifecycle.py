@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
 from streamer.options import StreamOptions
 from streamer.records import Record
 from streamer.tasks.base import Task
@@ -28,7 +32,7 @@ class Lifecycle:
 
     def open(self, key: StreamKey, item: Item, result: CallResult) -> Stream:
         """A new stream begins with `item`; it remembers the sessions that are over."""
-        record, decoded, _ = item
+        record, decoded = item.record, item.decoded
         stream = open_stream(decoded, record.key, record.partition, record.offset, self._task.initial(0))
         if (mark := self._table.marks.pop(key, None)) is not None:
             stream.replaced = tuple(s for s in mark.sessions if s != decoded.session)
@@ -38,7 +42,7 @@ class Lifecycle:
 
     def interrupt(self, key: StreamKey, stream: Stream, item: Item, verdict: Verdict, result: CallResult) -> bool:
         """Say that samples are missing before a record, or that the state begins afresh; true for the latter."""
-        record, decoded, _ = item
+        record, decoded = item.record, item.decoded
         if verdict.gap:
             how = "filled" if verdict.filled else verdict.resets
             self._outbox.event(result, stream, record, "gap", decoded.time_ms, reason=how, samples=verdict.gap)
@@ -74,17 +78,18 @@ class Lifecycle:
         Records that were refused or dropped may have moved the position beyond the last one stepped: what is said
         here waits for it, so that N never lies between a decision and its mark (rule 2).
         """
-        before = len(result.outputs)
+        part = result[stream.partition]
+        before = len(part.outputs)
         last = Record(self._topic, stream.partition, stream.last_offset, stream.last_ms, stream.key, None, ())
         self._outbox.say(result, last, renamed(self._task.finish(stream), "end"))
         self._outbox.event(result, stream, last, "ended", stream.last_ms, reason=reason)
-        result.outputs[before:] = [p._replace(offset=stream.position - 1) for p in result.outputs[before:]]
+        part.outputs[before:] = [replace(said, offset=stream.position - 1) for said in part.outputs[before:]]
         self._table.remove(key)
-        result.copies.append(self._table.leave_mark(key, Mark(stream.position, ended_sessions(stream))))
+        part.copies.append(self._table.leave_mark(key, Mark(stream.position, ended_sessions(stream))))
 
     def pass_over(self, key: StreamKey, item: Item, result: CallResult) -> None:
         """Skip to live: the record is not fed; what it would have said is a marked gap and a reset."""
-        record, decoded, reason = item
+        record, decoded, reason = item.record, item.decoded, item.skip
         stream = self._table.streams.get(key)
         if stream is None:
             self._settle_without_state(key, record, result)
@@ -96,10 +101,10 @@ class Lifecycle:
             if decoded.eos:
                 self.end(key, stream, "the source said so", result)
             else:
-                result.copies += self._table.copies([key])
-        result.finished.append((record.partition, record.offset))
+                result.add_copies(self._table.copies([key]))
+        result[record.partition].finished.append(record.offset)
 
-    def admits(self, key: StreamKey, record: Record, busy: frozenset[StreamKey], result: CallResult) -> bool:
+    def admits(self, key: StreamKey, record: Record, busy: Sequence[StreamKey], result: CallResult) -> bool:
         """Whether a new stream may live: there is room, or the policy makes some. Otherwise its record is refused.
 
         busy: streams of the call at hand, which cannot be ended for it.
@@ -108,14 +113,14 @@ class Lifecycle:
         if not full:
             return True
         if self._options.at_max == "end_coldest":
-            idle = self._table.streams.keys() - busy
+            idle = self._table.streams.keys() - set(busy)
             if idle:
                 coldest = min(idle, key=lambda k: (self._table.streams[k].last_ms, k))
                 self.end(coldest, self._table.streams[coldest], f"the coldest, ended for {key.id}: {full}", result)
                 return True
         self._outbox.refuse(result, record, full)
         self._settle_without_state(key, record, result)
-        result.finished.append((record.partition, record.offset))
+        result[record.partition].finished.append(record.offset)
         return False
 
     def _full(self) -> str:
@@ -130,7 +135,7 @@ class Lifecycle:
         """A record that no state took in needs a mark, lest a re-run feed it after all (rule 5)."""
         before = self._table.marks.get(key)
         mark = Mark(record.offset + 1, before.sessions if before else ())
-        result.copies.append(self._table.leave_mark(key, mark))
+        result[key.partition].copies.append(self._table.leave_mark(key, mark))
 
     def _at_model_rate(self, samples: int, rate_hz: int) -> int:
         return samples * self._rate_hz // rate_hz if rate_hz else samples

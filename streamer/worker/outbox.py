@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from msgspec.structs import replace
+
 from streamer.codecs.messages import Encoder, Output, Passed, StreamEvent, iso_time, role_of
 from streamer.records import NewRecord, Record, TopicPartition
 from streamer.worker.dead_letters import DeadLetters
@@ -29,11 +31,12 @@ class Outbox:
 
     def say_all(self, result: CallResult, said: Sequence[tuple[Output, Record]]) -> None:
         """Queue messages with the records that caused them."""
-        encoded = self._encoder.encode_all([(message, record, self._passed(record)) for message, record in said])
-        result.outputs += [
-            Pending(record.partition, record.offset, role_of(message.body), new, message.decision)
-            for (message, record), new in zip(said, encoded, strict=True)
-        ]
+        encoded = self._encoder.encode_all(
+            [(message, record, self._passed(record) if record.headers else ()) for message, record in said]
+        )
+        for (message, record), new in zip(said, encoded, strict=True):
+            pending = Pending(record.offset, role_of(message.body), new, message.decision)
+            result[record.partition].outputs.append(pending)
 
     def event(
         self,
@@ -55,7 +58,7 @@ class Outbox:
     def refuse(self, result: CallResult, record: Record, reason: str) -> None:
         """Queue the dead letter of a record."""
         letter = self._dead.of(record, reason)
-        result.outputs.append(Pending(record.partition, record.offset, "deadletters", letter, False))
+        result[record.partition].outputs.append(Pending(record.offset, "deadletters", letter, False))
 
     def own(self, message: Output, partition: TopicPartition, offset: int) -> NewRecord:
         """The record of a message that the worker itself has to say about a partition."""
@@ -63,20 +66,18 @@ class Outbox:
         return self._encoder.encode(message, cause)
 
     def _passed(self, record: Record) -> Passed:
-        if not record.headers:
-            return ()
         return tuple((name, value) for name, value in record.headers if name in self._names)
 
 
 def renamed(messages: Iterable[Output], why: str) -> list[Output]:
     """What is said on leaving has kinds of its own: the same record may have said the same kind while stepping."""
-    return [m._replace(kind=f"{m.kind}-at-{why}") for m in messages]
+    return [replace(m, kind=f"{m.kind}-at-{why}") for m in messages]
 
 
 def numbered(count: Counter[str], messages: Iterable[Output]) -> list[Output]:
     """`n` counts within a kind over all pieces of a record."""
     result = []
     for message in messages:
-        result.append(message._replace(n=count[message.kind]))
+        result.append(replace(message, n=count[message.kind]))
         count[message.kind] += 1
     return result

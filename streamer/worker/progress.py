@@ -16,7 +16,7 @@ import msgspec
 from streamer.codecs.messages import Role
 from streamer.log.base import Commit
 from streamer.records import Append, NewRecord, Record, TopicPartition
-from streamer.worker.results import Copy, Pending
+from streamer.worker.results import Copy, PartitionResult, Pending
 from streamer.worker.watermark import Watermark
 
 T = TypeVar("T")
@@ -77,26 +77,22 @@ class Progress:
             self._sizes.append((records[-1].offset, total, records[0].timestamp_ms))
             self.inflight_bytes += total
 
-    def finish(self, offset: int) -> None:
-        """A record needs nothing more."""
-        self._watermark.finish(offset)
+    def apply(self, result: PartitionResult) -> None:
+        """Enter what a call did: what it said, which streams took in which records, what was saved, what is finished.
 
-    def stepped(self, stream: str, offset: int) -> None:
-        """A stream's state took in a record."""
-        offsets = self._stepped.get(stream)
-        if offsets is None:
-            self._stepped[stream] = [offset]
-        else:
-            offsets.append(offset)
-
-    def output(self, pending: Pending) -> None:
-        """Queue a message, unless it was published before: a re-run says only decisions anew (rule 4)."""
-        if pending.offset >= self._suppress_below or pending.decision:
-            self._outputs.append(pending)
-
-    def copy(self, copy: Copy) -> None:
-        """A stream's state was saved off the device; it waits until N has reached its position."""
-        self._copies.setdefault(copy.stream.id, []).append(copy)
+        Messages that were published before are left out: a re-run says only decisions anew (rule 4). Copies wait until
+        N has reached their positions.
+        """
+        below = self._suppress_below
+        self._outputs += [said for said in result.outputs if said.offset >= below or said.decision]
+        for stream, offset in result.stepped:
+            if (offsets := self._stepped.get(stream)) is None:
+                self._stepped[stream] = [offset]
+            else:
+                offsets.append(offset)
+        for copy in result.copies:
+            self._copies.setdefault(copy.stream.id, []).append(copy)
+        self._watermark.finish(result.finished)
 
     def restored_mark(self, mark: Copy) -> None:
         """The changelog holds the mark of a stream that is gone; it becomes a tombstone when the floor has passed."""

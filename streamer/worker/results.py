@@ -1,9 +1,11 @@
-"""What goes from the engine's thread to the committer: one object a call, columns inside."""
+"""What goes from the engine's thread to the committer: one object a call, by partition, columns inside."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from streamer.codecs.messages import Role
 from streamer.records import NewRecord
@@ -16,10 +18,9 @@ class StreamKey(NamedTuple):
     id: str
 
 
-class Pending(NamedTuple):
-    """An encoded output, caused by the record at `offset` of `partition`."""
+class Pending(msgspec.Struct, frozen=True, gc=False):
+    """An encoded output, caused by the record at `offset` of its partition."""
 
-    partition: int
     offset: int
     role: Role
     record: NewRecord
@@ -37,10 +38,23 @@ class Copy(NamedTuple):
 
 
 @dataclass(slots=True)
-class CallResult:
-    """What one call did. finished: (partition, offset); stepped: streams whose state took in the record at offset."""
+class PartitionResult:
+    """What one call did to one partition. finished: offsets; stepped: streams that took in the record at an offset."""
 
-    finished: list[tuple[int, int]] = field(default_factory=list)
-    stepped: list[tuple[StreamKey, int]] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
+    stepped: list[tuple[str, int]] = field(default_factory=list)
     outputs: list[Pending] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
+
+
+class CallResult(dict[int, PartitionResult]):
+    """What one call did, by partition number; a partition's part is there as soon as it is asked for."""
+
+    def __missing__(self, partition: int) -> PartitionResult:
+        part = self[partition] = PartitionResult()
+        return part
+
+    def add_copies(self, copies: list[Copy]) -> None:
+        """Saved states, each to its partition."""
+        for copy in copies:
+            self[copy.stream.partition].copies.append(copy)

@@ -21,7 +21,7 @@ from streamer.worker.intake import Intake
 from streamer.worker.item import Item
 from streamer.worker.opening import Opening
 from streamer.worker.progress import Progress
-from streamer.worker.results import CallResult, StreamKey
+from streamer.worker.results import CallResult, PartitionResult, StreamKey
 from streamer.worker.retention import retention_alert
 from streamer.worker.stepper import Stepper
 
@@ -140,12 +140,10 @@ class Session:
         taken = await self._in(self._intake_thread, lambda: [self._intake.take(batch, now_ms) for batch in batches])
         for batch, (items, refused) in zip(batches, taken, strict=True):
             progress = self._progress[batch.partition]
-            for letter in refused:
-                progress.output(letter)
-                progress.finish(letter.offset)
+            progress.apply(PartitionResult(outputs=refused, finished=[letter.offset for letter in refused]))
             self._dead_total.add(len(refused))
-            for key, item in items:
-                self._batcher.add(key, item)
+            for item in items:
+                self._batcher.add(item.key, item)
             self._records.add(len(batch.records))
         if len(self._batcher):
             self._work.set()
@@ -228,19 +226,9 @@ class Session:
 
     def _apply(self, result: CallResult) -> None:
         """What a call did, into the partitions' books; partitions that left meanwhile are passed over."""
-        by_number = {p.partition: progress for p, progress in self._progress.items()}
-        for pending in result.outputs:
-            if (progress := by_number.get(pending.partition)) is not None:
-                progress.output(pending)
-        for key, offset in result.stepped:
-            if (progress := by_number.get(key.partition)) is not None:
-                progress.stepped(key.id, offset)
-        for copy in result.copies:
-            if (progress := by_number.get(copy.stream.partition)) is not None:
-                progress.copy(copy)
-        for number, offset in result.finished:
-            if (progress := by_number.get(number)) is not None:
-                progress.finish(offset)
+        for partition, progress in self._progress.items():
+            if partition.partition in result:
+                progress.apply(result[partition.partition])
         self._applied.set()
 
     # ------------------------------------------------------------------ committing
@@ -312,7 +300,9 @@ class Session:
         if copies:
             mean = sum(len(c.data) for c in copies) / len(copies)
             self._state_bytes = mean
-            self._apply(CallResult(copies=copies))
+            result = CallResult()
+            result.add_copies(copies)
+            self._apply(result)
 
     # ------------------------------------------------------------------ looking
 

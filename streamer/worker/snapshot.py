@@ -1,6 +1,6 @@
 """A stream's whole state as bytes and back: host part, recurrent part, and the header that says whose it is.
 
-Layout 1: MessagePack map {layout, model, position, host, leaves}; arrays are extension type 1 holding
+Layout 2: MessagePack map {layout, model, position, host, leaves}; arrays are extension type 1 holding
 [dtype, shape, bytes]; the last 16 bytes are a BLAKE2b hash of all before. Foreign bytes are validated, never trusted:
 whatever does not fit raises StateMismatch.
 """
@@ -20,7 +20,7 @@ from streamer.errors import StateMismatch
 from streamer.worker.slots import HostState
 from streamer.worker.stream import Stream
 
-LAYOUT = 1
+LAYOUT = 2
 _HASH_BYTES = 16
 _ARRAY = 1
 _DTYPES = {"float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "bool"}
@@ -145,8 +145,7 @@ def _stream_of(host: Any) -> Stream:
     except msgspec.ValidationError as error:
         raise StateMismatch(f"saved state: {error}") from error
     values.update(msgspec.structs.asdict(typed))
-    held = values["held"]
-    if held is not None and not (isinstance(held, np.ndarray) and held.dtype == np.float32 and held.ndim == 1):
+    if len(typed.held or b"") % np.dtype(np.float32).itemsize:
         raise StateMismatch("saved state holds no row of column values where one is due")
     values["resampler"] = None
     return Stream(task=None, **values)
@@ -168,6 +167,7 @@ class _Checked(msgspec.Struct):
     expected_sample: int | None
     rate_hz: int
     clock_samples: int
+    held: bytes | None
 
 
 _CHECKED = _Checked.__struct_fields__

@@ -22,29 +22,12 @@ from streamer.worker.item import Item
 from streamer.worker.lifecycle import Lifecycle
 from streamer.worker.outbox import Outbox, numbered
 from streamer.worker.results import CallResult, StreamKey
-from streamer.worker.stream import STEP, Stream, Verdict, follow, judge
+from streamer.worker.stream import STEP, Stream, Verdict, follow, follow_if_next, judge, soon
 from streamer.worker.table import StreamTable
 
 PIECES_OF_CHUNKS = 4
 """A long record is stepped in pieces of at most this many preferred chunks (deterministic mode: one)."""
 EVENTS_PER_PIECE = 64
-
-
-class Job:
-    """One record being stepped: its samples are cut into pieces, its messages numbered within their kinds.
-
-    decided: whether a decision was published with it, so that the stream is saved in the same commit.
-    """
-
-    __slots__ = ("count", "decided", "item", "key", "pieces", "stream")
-
-    def __init__(self, key: StreamKey, stream: Stream, item: Item, pieces: list[Samples], decided: bool) -> None:
-        self.key = key
-        self.stream = stream
-        self.item = item
-        self.pieces = pieces
-        self.count: Counter[str] | None = Counter() if len(pieces) > 1 else None
-        self.decided = decided
 
 
 class Stepper:
@@ -71,19 +54,17 @@ class Stepper:
         self._conversion = Conversion(self.rate_hz, hold=hold, tail_samples=tail_samples)
         self._life = Lifecycle(self.table, task, outbox, options.streams, options.input.topic, self.rate_hz)
         pieces = 1 if options.engine.deterministic else PIECES_OF_CHUNKS
+        self._soon_ms = soon(options.streams)
+        self._busy: Sequence[StreamKey] = ()
         self._piece = engine.signature.chunk_samples * pieces if self.rate_hz else EVENTS_PER_PIECE
 
     def run(self, call: Sequence[tuple[StreamKey, Sequence[Item]]]) -> CallResult:
         """Step every stream of the call through its items. Raises DeviceLost; nothing may be committed then."""
         result = CallResult()
-        busy = frozenset(key for key, _ in call)
+        self._busy = [key for key, _ in call]
         for rank in range(max(len(items) for _, items in call)):
-            jobs = []
-            for key, items in call:
-                if rank < len(items) and (job := self._prepare(key, items[rank], busy, result)) is not None:
-                    jobs.append(job)
-            if jobs:
-                self._step_jobs(jobs, result)
+            if ready := self._ready([items[rank] for _, items in call if rank < len(items)], result):
+                self._step_items(ready, result)
         return result
 
     def end_idle(self, key: StreamKey, reason: str) -> CallResult:
@@ -93,115 +74,130 @@ class Stepper:
             self._life.end(key, stream, reason, result)
         return result
 
-    def _prepare(self, key: StreamKey, item: Item, busy: frozenset[StreamKey], result: CallResult) -> Job | None:
-        """Judge a record and cut its samples; None when nothing is to be stepped."""
-        record, decoded, skip = item
-        stream = self.table.streams.get(key)
+    def _ready(self, items: Sequence[Item], result: CallResult) -> list[Item]:
+        """Those of the records, each of another stream, that are to be stepped; what befalls the others is done."""
+        ready: list[Item] = []
+        streams, convert, soon_ms = self.table.streams, self._conversion.samples, self._soon_ms
+        for item in items:
+            stream, decoded = streams.get(item.key), item.decoded
+            if stream is not None and not item.skip and follow_if_next(stream, decoded, item.record.offset, soon_ms):
+                item.stream, item.pieces = stream, self._cut(convert(stream, decoded, 0))
+                ready.append(item)
+            elif self._prepare(item, stream, result):
+                ready.append(item)
+        return ready
+
+    def _prepare(self, item: Item, stream: Stream | None, result: CallResult) -> bool:
+        """Judge a record that needs care and cut its samples; false when nothing is to be stepped."""
+        key, record, decoded = item.key, item.record, item.decoded
         position = self.table.position(key) if stream is None else stream.position
         if record.offset < position or (stream is None and decoded.eos and not len(decoded.samples)):
             # a re-run meets what the restored state already contains, or an end that nothing stands before
-            result.finished.append((record.partition, record.offset))
-            return None
-        if skip:
+            result[record.partition].finished.append(record.offset)
+            return False
+        if item.skip:
             self._life.pass_over(key, item, result)
-            return None
+            return False
         if stream is None:
-            return self._admit(key, item, busy, result)
+            return self._admit(item, result)
         verdict = judge(stream, decoded, self._options)
         if verdict.ends:
             self._life.end(key, stream, verdict.ends, result)
-            return self._admit(key, item, busy, result)
+            return self._admit(item, result)
         if verdict.refused or verdict.dropped:
             if verdict.refused:
                 self.outbox.refuse(result, record, verdict.refused)
             stream.position = record.offset + 1
-            result.finished.append((record.partition, record.offset))
-            return None
-        began = verdict is not STEP and self._life.interrupt(key, stream, item, verdict, result)
-        return self._job(key, stream, item, verdict, began)
+            result[record.partition].finished.append(record.offset)
+            return False
+        item.decided = verdict is not STEP and self._life.interrupt(key, stream, item, verdict, result)
+        self._take(item, stream, verdict)
+        return True
 
-    def _admit(self, key: StreamKey, item: Item, busy: frozenset[StreamKey], result: CallResult) -> Job | None:
+    def _admit(self, item: Item, result: CallResult) -> bool:
         """A stream begins with this record, unless there is no room for it."""
+        key, record = item.key, item.record
         mark = self.table.marks.get(key)
         session = item.decoded.session
         if mark is not None and session is not None and session in mark.sessions[:-1]:
-            self.outbox.refuse(result, item.record, f"session {session!r} was already replaced")
-            result.finished.append((item.record.partition, item.record.offset))
-            return None
-        if not self._life.admits(key, item.record, busy, result):
-            return None
-        return self._job(key, self._life.open(key, item, result), item, STEP, False)
+            self.outbox.refuse(result, record, f"session {session!r} was already replaced")
+            result[record.partition].finished.append(record.offset)
+            return False
+        if not self._life.admits(key, record, self._busy, result):
+            return False
+        self._take(item, self._life.open(key, item, result), STEP)
+        return True
 
-    def _job(self, key: StreamKey, stream: Stream, item: Item, verdict: Verdict, decided: bool) -> Job:
-        samples = self._conversion.samples(stream, item.decoded, verdict.filled)
+    def _take(self, item: Item, stream: Stream, verdict: Verdict) -> None:
+        item.stream = stream
+        item.pieces = self._cut(self._conversion.samples(stream, item.decoded, verdict.filled))
         follow(stream, item.decoded, item.record.offset, verdict.gap)
-        return Job(key, stream, item, self._cut(samples), decided)
 
     def _cut(self, samples: Samples) -> list[Samples]:
         if len(samples) <= self._piece:
             return [samples] if len(samples) else []
         return [samples[i : i + self._piece] for i in range(0, len(samples), self._piece)]
 
-    def _step_jobs(self, jobs: list[Job], result: CallResult) -> None:
-        """Step all pieces of the jobs, one piece of every job at a time, then close the records."""
-        active = [job for job in jobs if job.pieces]
+    def _step_items(self, items: list[Item], result: CallResult) -> None:
+        """Step all pieces of the records, one piece of each at a time, then close the records."""
+        for item in items:
+            if len(item.pieces) > 1:
+                item.count = Counter()
+        active = [item for item in items if item.pieces]
         while active:
             for start in range(0, len(active), self.engine.max_batch):
                 self._step_batch(active[start : start + self.engine.max_batch], result)
-            active = [job for job in active if job.pieces]
-        self._close(jobs, result)
+            active = [item for item in active if item.pieces]
+        self._close(items, result)
 
-    def _step_batch(self, jobs: list[Job], result: CallResult) -> None:
-        """One piece of every job through the network and the task."""
-        self.table.residence.bring([(job.key, job.stream) for job in jobs])
-        chunks = [job.pieces.pop(0) for job in jobs]
-        slots = np.fromiter((job.stream.slot for job in jobs), np.int64, len(jobs))
-        step = self.engine.step(slots, chunks)
+    def _step_batch(self, items: list[Item], result: CallResult) -> None:
+        """One piece of every record through the network and the task."""
+        streams = [item.stream for item in items]
+        self.table.residence.bring([(item.key, stream) for item, stream in zip(items, streams, strict=True)])
+        chunks = [item.pieces.pop(0) for item in items]
+        step = self.engine.step(np.array([stream.slot for stream in streams], np.int64), chunks)
         outputs, lengths = step.outputs, step.lengths
         if step.failed:
             for row, reason in step.failed.items():
-                self._fail(jobs[row], reason, result)
-            kept = np.array([i for i in range(len(jobs)) if i not in step.failed], np.int64)
-            jobs, chunks = [jobs[i] for i in kept], [chunks[i] for i in kept]
-            if not jobs:
+                self._fail(items[row], reason, result)
+            kept = [i for i in range(len(items)) if i not in step.failed]
+            if not kept:
                 return
+            items, streams, chunks = [items[i] for i in kept], [streams[i] for i in kept], [chunks[i] for i in kept]
             outputs, lengths = {name: leaf[kept] for name, leaf in outputs.items()}, lengths[kept]
-        batch = TaskBatch(
-            [job.stream for job in jobs],
-            [job.item.record.offset for job in jobs],
-            [job.item.decoded.time_ms for job in jobs],
-            chunks,
-            outputs,
-            lengths,
-        )
-        states, said = self.task.advance(batch)
+        offsets = [item.record.offset for item in items]
+        times_ms = [item.decoded.time_ms for item in items]
+        states, said = self.task.advance(TaskBatch(streams, offsets, times_ms, chunks, outputs, lengths))
         spoken: list[tuple[Output, Record]] = []
-        for job, chunk, state, messages in zip(jobs, chunks, states, said, strict=True):
-            stream, record = job.stream, job.item.record
+        for item, stream, chunk, state, messages in zip(items, streams, chunks, states, said, strict=True):
             stream.task = state
             stream.clock_samples += len(chunk)
-            for message in messages if job.count is None else numbered(job.count, messages):
-                spoken.append((message, record))
-                job.decided = job.decided or message.decision
+            for message in messages if item.count is None else numbered(item.count, messages):
+                spoken.append((message, item.record))
+                if message.decision:
+                    item.decided = True
         if spoken:
             self.outbox.say_all(result, spoken)
 
-    def _fail(self, job: Job, reason: str, result: CallResult) -> None:
+    def _fail(self, item: Item, reason: str, result: CallResult) -> None:
         """A row went wrong: its record goes to the dead letters and its stream begins afresh; nobody else notices."""
-        job.pieces.clear()
-        self.outbox.refuse(result, job.item.record, reason)
-        self._life.reset(job.key, job.stream, job.item.record, reason, 0, result, failed=True)
-        job.decided = True
+        item.pieces.clear()
+        self.outbox.refuse(result, item.record, reason)
+        self._life.reset(item.key, item.stream, item.record, reason, 0, result, failed=True)
+        item.decided = True
 
-    def _close(self, jobs: list[Job], result: CallResult) -> None:
+    def _close(self, items: list[Item], result: CallResult) -> None:
         """The records are stepped whole: end what ends, save what decided."""
-        for job in jobs:
-            record = job.item.record
-            result.finished.append((record.partition, record.offset))
-            if job.item.decoded.eos:
-                self._life.end(job.key, job.stream, "the source said so", result)
+        decided: list[StreamKey] = []
+        for item in items:
+            key, offset = item.key, item.record.offset
+            part = result[key.partition]
+            part.finished.append(offset)
+            if item.decoded.eos:
+                self._life.end(key, item.stream, "the source said so", result)
             else:
-                result.stepped.append((job.key, record.offset))
-        decided = [job.key for job in jobs if job.decided and not job.item.decoded.eos]
+                part.stepped.append((key.id, offset))
+                if item.decided:
+                    decided.append(key)
         if decided:
-            result.copies += self.table.copies(decided)
+            result.add_copies(self.table.copies(decided))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from streamer.codecs.base import Decoded, Samples
+from streamer.codecs.base import Decoded
 from streamer.options import StreamOptions
 from streamer.worker.slots import HostState
 
@@ -24,7 +24,8 @@ class Stream:
     position: every record of this stream with a lower offset is contained. first_offset, last_offset: the first and
     last record stepped since the stream started. clock_samples: model-rate samples since the start, gaps included.
     expected_seq, expected_sample: what the next record should say. holes: ranges of `seq` that never came.
-    resampler: state of the rate conversion, None at the model's own rate. held: last value of each column.
+    resampler: state of the rate conversion, None at the model's own rate. held: last value of each column, (C,) float32
+    as bytes (an array would keep alive the batch that it is a part of, a copy of one costs three times as much).
     task: the task's own state. With `slot` and `spilled` both None the recurrent state is fresh.
     """
 
@@ -45,7 +46,7 @@ class Stream:
     rate_hz: int = 0
     clock_samples: int = 0
     resampler: Any = None
-    held: Samples | None = None
+    held: bytes | None = None
     slot: int | None = field(default=None, compare=False)
     spilled: HostState | None = field(default=None, compare=False)
 
@@ -72,8 +73,6 @@ STEP = Verdict()
 
 def judge(stream: Stream, record: Decoded, options: StreamOptions) -> Verdict:
     """How `record` stands to what `stream` has seen (DESIGN.md rules 5 and 6)."""
-    if _plainly_next(stream, record, options):
-        return STEP
     if record.session is not None and record.session != stream.session:
         if record.session in stream.replaced:
             return Verdict(refused=f"session {record.session!r} was already replaced by {stream.session!r}")
@@ -87,19 +86,6 @@ def judge(stream: Stream, record: Decoded, options: StreamOptions) -> Verdict:
         reason = f"sample rate changed from {stream.rate_hz} to {record.rate_hz} Hz"
         return Verdict(refused=reason) if options.rate_change == "dead_letter" else Verdict(resets=reason)
     return _judge_order(stream, record, options)
-
-
-def _plainly_next(stream: Stream, record: Decoded, options: StreamOptions) -> bool:
-    """The ordinary case, told by a few comparisons; what it leaves out is judged with care."""
-    later_ms = record.time_ms - stream.last_ms
-    return (
-        record.seq == stream.expected_seq is not None
-        and record.session == stream.session
-        and record.rate_hz == stream.rate_hz
-        and (record.sample_index is None or record.sample_index == stream.expected_sample)
-        and 0 <= later_ms < SOON_MS
-        and (options.ttl_s is None or later_ms <= options.ttl_s * 1000)
-    )
 
 
 def _judge_order(stream: Stream, record: Decoded, options: StreamOptions) -> Verdict:
@@ -165,6 +151,39 @@ def follow(stream: Stream, record: Decoded, offset: int, gap: int) -> None:
         stream.expected_seq = max(record.seq + 1, stream.expected_seq or 0)
     if record.sample_index is not None:
         stream.expected_sample = max(record.sample_index + count, stream.expected_sample or 0)
+
+
+def follow_if_next(stream: Stream, record: Decoded, offset: int, soon_ms: int) -> bool:
+    """`judge` and `follow` in one for the ordinary case, told by a few comparisons; false: it needs care.
+
+    soon_ms: within it no stream has ended (`soon`). When this is true, `judge` would have said STEP.
+    """
+    seq, time_ms, rate_hz, index = record.seq, record.time_ms, record.rate_hz, record.sample_index
+    if (
+        seq != stream.expected_seq
+        or record.session != stream.session
+        or rate_hz != stream.rate_hz
+        or offset < stream.position
+        or not 0 <= time_ms - stream.last_ms <= soon_ms
+    ):
+        return False
+    if index is not None:
+        if index != stream.expected_sample:
+            return False
+        stream.expected_sample = index + len(record.samples)
+    if seq is not None:
+        stream.expected_seq = seq + 1
+    elif index is None and rate_hz:  # only its time tells where audio without numbers stands
+        return False
+    stream.position, stream.last_offset = offset + 1, offset
+    if len(record.samples):
+        stream.last_ms = time_ms + len(record.samples) * 1000 // rate_hz if rate_hz else time_ms
+    return True
+
+
+def soon(options: StreamOptions) -> int:
+    """How long after a stream's last sample its next one is in time whatever else holds, milliseconds."""
+    return SOON_MS if options.ttl_s is None else min(SOON_MS, int(options.ttl_s * 1000))
 
 
 def open_stream(record: Decoded, key: bytes | None, partition: int, offset: int, task: Any) -> Stream:

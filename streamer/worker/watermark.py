@@ -19,9 +19,9 @@ class Watermark:
         self._delivered.extend(offsets)
         self._position = next_offset
 
-    def finish(self, offset: int) -> None:
-        """A record was answered, dead-lettered or skipped on purpose."""
-        self._finished.add(offset)
+    def finish(self, offsets: Iterable[int]) -> None:
+        """Records were answered, dead-lettered or skipped on purpose."""
+        self._finished.update(offsets)
 
     @property
     def value(self) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.log.base import Commit
-from streamer.records import NewRecord, Record, TopicPartition
+from streamer.records import Append, NewRecord, Record, TopicPartition
 from streamer.worker.progress import FLOOR_KEY, Progress
-from streamer.worker.results import Copy, Pending, StreamKey
+from streamer.worker.results import Copy, PartitionResult, Pending, StreamKey
 from streamer.worker.watermark import Watermark
 
 PARTITION = TopicPartition("input", 0)
@@ -24,7 +26,7 @@ def delivered(book: Progress, offsets: list[int], next_offset: int | None = None
 
 
 def pending(offset: int, *, decision: bool = False) -> Pending:
-    return Pending(0, offset, "predictions", NewRecord(b"a", str(offset).encode()), decision)
+    return Pending(offset, "predictions", NewRecord(b"a", str(offset).encode()), decision)
 
 
 def copy(stream: str, position: int, *, live: bool = True) -> Copy:
@@ -36,10 +38,12 @@ def floor_in(commit: Commit) -> int | None:
     return int(values[0] or b"") if values else None
 
 
+def keys_in(appends: Sequence[Append]) -> list[tuple[bytes | None, bytes | None]]:
+    return [(record.key, record.value) for append in appends for record in append.records]
+
+
 def step(book: Progress, stream: str, offset: int) -> None:
-    book.output(pending(offset))
-    book.stepped(stream, offset)
-    book.finish(offset)
+    book.apply(PartitionResult(finished=[offset], stepped=[(stream, offset)], outputs=[pending(offset)]))
 
 
 @settings(max_examples=50)
@@ -53,7 +57,7 @@ def test_the_watermark_is_the_lowest_unfinished_offset_else_the_position_behind_
     for offset in data.draw(st.permutations(offsets)):
         assert mark.value == min(left)
         assert mark.unfinished == len(left)
-        mark.finish(offset)
+        mark.finish([offset])
         left.discard(offset)
     assert (mark.value, mark.unfinished) == (behind, 0)
 
@@ -91,7 +95,7 @@ def test_the_floor_is_the_lowest_offset_that_no_saved_state_contains() -> None:
     assert commit is not None
     assert floor_in(commit) == 0
     book.settle()
-    book.copy(copy("a", 3))
+    book.apply(PartitionResult(copies=[copy("a", 3)]))
     commit = book.close()
     assert commit is not None
     assert floor_in(commit) == 1
@@ -101,23 +105,25 @@ def test_a_copy_waits_until_n_has_reached_it() -> None:
     book = progress()
     delivered(book, [0, 1])
     step(book, "a", 1)
-    book.copy(copy("a", 2))
-    assert book.close() is None or not book.close().states  # type: ignore[union-attr]
+    book.apply(PartitionResult(copies=[copy("a", 2)]))
+    early = book.close()
+    assert early is not None
+    assert (early.offset, early.states) == (0, [])
     book.settle()
     step(book, "b", 0)
     commit = book.close()
     assert commit is not None
-    assert len(commit.states) == 1
+    assert keys_in(commit.states) == [(b"a", b"state")]
 
 
 def test_a_re_run_says_only_decisions_again_and_commits_nothing_below_n() -> None:
     book = progress(committed=2, position=0)
     delivered(book, [0, 1, 2])
-    book.output(pending(0))
-    book.output(pending(1, decision=True))
+    book.apply(PartitionResult(outputs=[pending(0)]))
+    book.apply(PartitionResult(outputs=[pending(1, decision=True)]))
     for offset in (0, 1):
-        book.stepped("a", offset)
-        book.finish(offset)
+        book.apply(PartitionResult(stepped=[("a", offset)]))
+        book.apply(PartitionResult(finished=[offset]))
     step(book, "a", 2)
     commit = book.close()
     assert commit is not None
@@ -129,8 +135,8 @@ def test_finished_batches_are_not_in_flight_even_while_re_running() -> None:
     delivered(book, [0, 1])
     assert book.inflight_bytes > 0
     for offset in (0, 1):
-        book.stepped("a", offset)
-        book.finish(offset)
+        book.apply(PartitionResult(stepped=[("a", offset)]))
+        book.apply(PartitionResult(finished=[offset]))
     assert book.close() is None
     assert book.inflight_bytes == 0
 
@@ -139,14 +145,38 @@ def test_a_mark_becomes_a_tombstone_only_when_the_floor_has_passed_it() -> None:
     book = progress()
     delivered(book, [0, 1])
     step(book, "slow", 0)
-    book.finish(1)
-    book.copy(copy("gone", 2, live=False))
-    assert book.close() is not None
-    book.settle()
+    book.apply(PartitionResult(finished=[1]))
+    book.apply(PartitionResult(copies=[copy("gone", 2, live=False)]))
+    first = book.close()
+    assert first is not None
+    assert (keys_in(first.states), first.tombstones) == ([(b"gone", b"state")], [])
+    assert book.settle() == []
     assert book.close() is None  # the floor stands at 0
-    book.copy(copy("slow", 1))
+    book.apply(PartitionResult(copies=[copy("slow", 1)]))
+    second = book.close()
+    assert second is not None
+    assert floor_in(second) == 2
+    assert keys_in(second.states) == [(b"slow", b"state")]
+    assert keys_in(second.tombstones) == [(b"gone", None)]
+    assert [mark.stream.id for mark in book.settle()] == ["gone"]
+    assert book.close() is None
+
+
+def test_a_mark_whose_stream_lives_again_becomes_no_tombstone() -> None:
+    book = progress()
+    delivered(book, [0, 1])
+    step(book, "slow", 0)
+    book.apply(PartitionResult(copies=[copy("back", 1, live=False)]))
+    step(book, "back", 1)
     assert book.close() is not None
-    assert [mark.stream.id for mark in book.settle()] == ["gone"] or book.close() is not None
+    assert book.settle() == []
+    for saved in (copy("slow", 1), copy("back", 2)):
+        book.apply(PartitionResult(copies=[saved]))
+    commit = book.close()
+    assert commit is not None
+    assert (floor_in(commit), commit.tombstones) == (2, [])
+    assert book.settle() == []
+    assert book.close() is None
 
 
 ACTIONS = st.lists(st.tuples(st.sampled_from(["step", "copy", "commit"]), st.integers(0, 9)), max_size=60)
@@ -171,7 +201,7 @@ def test_in_any_order_n_never_falls_each_output_is_published_once_and_the_floor_
             step(book, stream, offset)
             stepped[stream] = offset + 1
         elif action == "copy" and stream in stepped:
-            book.copy(copy(stream, stepped[stream]))
+            book.apply(PartitionResult(copies=[copy(stream, stepped[stream])]))
         elif action == "commit" and (commit := book.close()) is not None:
             assert n <= commit.offset
             n = commit.offset
