@@ -6,7 +6,7 @@ Source: CloudEvents 1.0 Kafka protocol binding, section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -14,9 +14,6 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from streamer.records import NewRecord, Record, make_new_record
-
-Passed = tuple[tuple[str, bytes], ...]
-"""Input headers that travel on."""
 
 Role = Literal["transcripts", "predictions", "alerts", "streams", "deadletters", "voiced"]
 """Which of a pipeline's output topics a message goes to."""
@@ -183,29 +180,28 @@ class Encoder:
         self._head_of = {body: self._head[name] for body, (name, _, _) in TYPES.items()}
         self._json = msgspec.json.Encoder()
 
-    def encode(self, output: Output, cause: Record, passed: Passed = ()) -> NewRecord:
-        """The record of one output; `passed` are the input's headers that travel on (trace context, allow-listed)."""
-        return self.encode_all([(output, cause, passed)])[0]
+    def encode(self, output: Output, cause: Record, passed: Container[str] = ()) -> NewRecord:
+        """The record of one output; `passed` names input headers that travel on (trace context, allow-listed)."""
+        return self.encode_all([(output, cause)], passed)[0]
 
-    def encode_all(self, said: Iterable[tuple[Output, Record, Passed]]) -> list[NewRecord]:
+    def encode_all(self, said: Iterable[tuple[Output, Record]], passed: Container[str] = ()) -> list[NewRecord]:
         """The records of outputs with their causes: what is done for every message, in one loop for its speed."""
         to_json, head_of = self._json.encode, self._head_of.get
         records: list[NewRecord] = []
-        for output, cause, passed in said:
+        for output, (topic, partition, offset, _, subject, _, given) in said:
             body, time_ms = output.body, output.time_ms
             if type(body) is VoicedAudio:
                 records.append(voiced_record(output.key, body, time_ms))
                 continue
-            head = head_of(type(body)) or self._head[event_type(body)]
-            ce_id = f"{cause.topic}/{cause.partition}/{cause.offset}/{output.kind}/{output.n}"
             time: str = getattr(body, "time", "") or iso_time(time_ms)
             headers = [
-                *head,
-                ("ce_id", ce_id.encode()),
-                ("ce_subject", cause.key or b""),
+                *(head_of(type(body)) or self._head[event_type(body)]),
+                ("ce_id", f"{topic}/{partition}/{offset}/{output.kind}/{output.n}".encode()),
+                ("ce_subject", subject or b""),
                 ("ce_time", time.encode()),
-                *passed,
             ]
+            if given:
+                headers += [(name, value) for name, value in given if name in passed]
             records.append(make_new_record((output.key, to_json(body), headers, time_ms)))
         return records
 

@@ -50,6 +50,8 @@ class Band(NamedTuple):
 class AlertTask:
     """Alerts from the output `score_name`, and a prediction for every record where `predictions` is on."""
 
+    independent = False
+
     def __init__(self, rule: AlertRule, *, score_name: str, band: Band | None, predictions: bool) -> None:
         self.rule = replace(rule, cool_down_s=0.0)
         self.cool_down_ms = rule.cool_down_s * 1000

@@ -48,7 +48,14 @@ class TaskBatch(NamedTuple):
 
 
 class Task(Protocol):
-    """Turns outputs into messages. States are immutable values: `advance` returns the next ones."""
+    """Turns outputs into messages. States are immutable values: `advance` returns the next ones.
+
+    independent: its state is always None, what it says of a record depends on that record's frames alone, and none of
+    it is a decision: then many records of one stream may stand in one batch, a row each.
+    """
+
+    @property
+    def independent(self) -> bool: ...
 
     def initial(self, clock_samples: int) -> Any:
         """The state of a stream that begins (or begins again after a reset) at this point of its clock."""

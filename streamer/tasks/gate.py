@@ -34,6 +34,8 @@ class GateState(NamedTuple):
 class VoiceGateTask:
     """Sends the voiced parts of every stream on. Samples are mono at the model's rate."""
 
+    independent = False
+
     def __init__(self, rule: AlertRule, *, rate_hz: int, pre_roll_s: float, hang_over_s: float) -> None:
         self.rule = rule
         self.rate_hz = rate_hz

@@ -13,6 +13,8 @@ from streamer.tasks.base import StreamView, TaskBatch
 class PredictionTask:
     """Publishes the last frame of each named output. Stateless."""
 
+    independent = True
+
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
 
@@ -25,8 +27,12 @@ class PredictionTask:
     def advance(self, batch: TaskBatch) -> tuple[list[Any], list[list[Output]]]:
         rows = np.arange(len(batch.streams))
         last = np.maximum(batch.lengths - 1, 0)
-        columns = [batch.outputs[name][rows, last].reshape(len(rows), -1).tolist() for name in self.names]
-        values = [dict(zip(self.names, row, strict=True)) for row in zip(*columns, strict=True)] or [{}] * len(rows)
+        values: list[dict[str, list[float]]] = [{} for _ in rows]
+        for name in self.names:
+            for outputs, value in zip(
+                values, batch.outputs[name][rows, last].reshape(len(rows), -1).tolist(), strict=True
+            ):
+                outputs[name] = value
         said: list[list[Output]] = []
         for stream, time_ms, frames, outputs in zip(
             batch.streams, batch.times_ms, batch.lengths.tolist(), values, strict=True

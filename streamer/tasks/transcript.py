@@ -30,6 +30,8 @@ class TranscriptState(NamedTuple):
 class TranscriptTask:
     """One open segment a stream; an endpoint closes it."""
 
+    independent = False
+
     def __init__(self, decoder: Decoder[Any], *, rate_hz: int, samples_per_frame: int, partial_every_ms: int) -> None:
         self.decoder = decoder
         self.rate_hz = rate_hz

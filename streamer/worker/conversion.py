@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from streamer.codecs.base import Decoded, Samples
@@ -37,6 +39,13 @@ class Conversion:
         if stream.rate_hz != self._rate_hz:
             samples = self._resampled(stream, samples, decoded.eos)
         return np.concatenate([samples, self._tail]) if decoded.eos and len(self._tail) else samples
+
+    def run(self, stream: Stream, events: Sequence[Decoded]) -> Samples:
+        """(n, C): the samples of `n` events that follow each other plainly and lack nothing."""
+        samples = np.concatenate([event.samples for event in events])
+        if self._hold:
+            stream.held = samples[-1].tobytes()
+        return samples
 
     def _resampled(self, stream: Stream, samples: Samples, last: bool) -> Samples:
         resampler = self._resamplers.get(stream.rate_hz)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from streamer.codecs.messages import Encoder, Output, Passed, StreamEvent, iso_time, role_of
+from streamer.codecs.messages import Encoder, Output, StreamEvent, iso_time, role_of
 from streamer.records import NewRecord, Record, TopicPartition
 from streamer.worker.dead_letters import DeadLetters
 from streamer.worker.results import CallResult, Pending
@@ -23,7 +23,7 @@ class Outbox:
     def __init__(self, encoder: Encoder, dead: DeadLetters, pass_headers: Iterable[str]) -> None:
         self._encoder = encoder
         self._dead = dead
-        self._names = frozenset(pass_headers)
+        self._passed = frozenset(pass_headers)
 
     def say(self, result: CallResult, record: Record, messages: Iterable[Output]) -> None:
         """Queue messages caused by `record`."""
@@ -31,9 +31,7 @@ class Outbox:
 
     def say_all(self, result: CallResult, said: Sequence[tuple[Output, Record]]) -> None:
         """Queue messages with the records that caused them."""
-        encoded = self._encoder.encode_all(
-            [(message, record, self._passed(record) if record.headers else ()) for message, record in said]
-        )
+        encoded = self._encoder.encode_all(said, self._passed)
         for (message, record), new in zip(said, encoded, strict=True):
             pending = Pending(record.offset, role_of(message.body), new, message.decision)
             result[record.partition].outputs.append(pending)
@@ -64,9 +62,6 @@ class Outbox:
         """The record of a message that the worker itself has to say about a partition."""
         cause = Record(partition.topic, partition.partition, offset, message.time_ms, message.key, None, ())
         return self._encoder.encode(message, cause)
-
-    def _passed(self, record: Record) -> Passed:
-        return tuple((name, value) for name, value in record.headers if name in self._names)
 
 
 def renamed(messages: Iterable[Output], why: str) -> list[Output]:

@@ -60,7 +60,8 @@ class Session:
         self._stopping = stopping
         self._engine_thread = engine_thread
         self._intake_thread = intake_thread
-        chunks = 1 if options.engine.deterministic else options.engine.chunks_per_call
+        one_by_one = options.engine.deterministic or intake.records_per_run > 1  # a run is as much as a call may hold
+        chunks = 1 if one_by_one else options.engine.chunks_per_call
         self._batcher: Batcher[StreamKey, Item] = Batcher(max(1, options.engine.max_batch), chunks)
         self._progress: dict[TopicPartition, Progress] = {}
         self._restoring: dict[TopicPartition, asyncio.Task[None]] = {}

@@ -15,14 +15,27 @@ from streamer.codecs.base import Samples
 from streamer.codecs.messages import Output
 from streamer.options import PipelineOptions
 from streamer.records import Record
-from streamer.tasks.base import Task, TaskBatch
+from streamer.tasks.base import Task
 from streamer.worker.conversion import Conversion
 from streamer.worker.engine import Engine
 from streamer.worker.item import Item
 from streamer.worker.lifecycle import Lifecycle
 from streamer.worker.outbox import Outbox, numbered
 from streamer.worker.results import CallResult, StreamKey
-from streamer.worker.stream import STEP, Stream, Verdict, follow, follow_if_next, judge, soon
+from streamer.worker.rows import Rows, rows_of
+from streamer.worker.stream import (
+    STEP,
+    Place,
+    Stream,
+    Verdict,
+    behind,
+    follow,
+    follow_if_next,
+    judge,
+    place_of,
+    put,
+    soon,
+)
 from streamer.worker.table import StreamTable
 
 PIECES_OF_CHUNKS = 4
@@ -62,10 +75,17 @@ class Stepper:
         """Step every stream of the call through its items. Raises DeviceLost; nothing may be committed then."""
         result = CallResult()
         self._busy = [key for key, _ in call]
-        for rank in range(max(len(items) for _, items in call)):
-            if ready := self._ready([items[rank] for _, items in call if rank < len(items)], result):
-                self._step_items(ready, result)
+        self._step_lines([items for _, items in call], result)
         return result
+
+    def _step_lines(self, lines: Sequence[Sequence[Item]], result: CallResult) -> None:
+        """Step streams through their items, the first of each together, then the second of each, and so on."""
+        for rank in range(max(map(len, lines))):
+            ready, apart = self._ready([items[rank] for items in lines if rank < len(items)], result)
+            if ready:
+                apart += self._step_items(ready, result)
+            if apart:
+                self._step_lines([run.singles() for run in apart], result)
 
     def end_idle(self, key: StreamKey, reason: str) -> CallResult:
         """End a stream early, by the wall clock (DESIGN.md rule 6)."""
@@ -74,18 +94,35 @@ class Stepper:
             self._life.end(key, stream, reason, result)
         return result
 
-    def _ready(self, items: Sequence[Item], result: CallResult) -> list[Item]:
-        """Those of the records, each of another stream, that are to be stepped; what befalls the others is done."""
+    def _ready(self, items: Sequence[Item], result: CallResult) -> tuple[list[Item], list[Item]]:
+        """Those that are to be stepped, each of another stream, and runs whose records must be looked at one by one.
+
+        What befalls the others is done.
+        """
         ready: list[Item] = []
+        apart: list[Item] = []
         streams, convert, soon_ms = self.table.streams, self._conversion.samples, self._soon_ms
         for item in items:
             stream, decoded = streams.get(item.key), item.decoded
+            before = place_of(stream) if item.later and stream is not None else None
             if stream is not None and not item.skip and follow_if_next(stream, decoded, item.record.offset, soon_ms):
-                item.stream, item.pieces = stream, self._cut(convert(stream, decoded, 0))
+                item.stream = stream
+                if before is None:
+                    item.pieces = self._cut(convert(stream, decoded, 0))
+                else:
+                    self._take_run(item, stream, before)
                 ready.append(item)
+            elif item.later:
+                apart.append(item)
             elif self._prepare(item, stream, result):
                 ready.append(item)
-        return ready
+        return ready, apart
+
+    def _take_run(self, item: Item, stream: Stream, before: Place) -> None:
+        record, decoded = item.later[-1]
+        put(stream, behind(decoded, record.offset))
+        item.before = before
+        item.pieces = [self._conversion.run(stream, [item.decoded, *(event for _, event in item.later)])]
 
     def _prepare(self, item: Item, stream: Stream | None, result: CallResult) -> bool:
         """Judge a record that needs care and cut its samples; false when nothing is to be stepped."""
@@ -138,65 +175,83 @@ class Stepper:
             return [samples] if len(samples) else []
         return [samples[i : i + self._piece] for i in range(0, len(samples), self._piece)]
 
-    def _step_items(self, items: list[Item], result: CallResult) -> None:
-        """Step all pieces of the records, one piece of each at a time, then close the records."""
+    def _step_items(self, items: list[Item], result: CallResult) -> list[Item]:
+        """Step all pieces of the records, one piece of each at a time, then close the records.
+
+        Returns the runs that could not be stepped as one; their streams stand before them again.
+        """
         for item in items:
             if len(item.pieces) > 1:
                 item.count = Counter()
         active = [item for item in items if item.pieces]
+        apart: list[Item] = []
         while active:
             for start in range(0, len(active), self.engine.max_batch):
-                self._step_batch(active[start : start + self.engine.max_batch], result)
+                apart += self._step_batch(active[start : start + self.engine.max_batch], result)
             active = [item for item in active if item.pieces]
-        self._close(items, result)
+        self._close(items if not apart else [item for item in items if item not in apart], result)
+        return apart
 
-    def _step_batch(self, items: list[Item], result: CallResult) -> None:
-        """One piece of every record through the network and the task."""
-        streams = [item.stream for item in items]
-        self.table.residence.bring([(item.key, stream) for item, stream in zip(items, streams, strict=True)])
+    def _step_batch(self, items: list[Item], result: CallResult) -> list[Item]:
+        """One piece of every record through the network and the task. Returns runs that went wrong."""
+        self.table.residence.bring([(item.key, item.stream) for item in items])
         chunks = [item.pieces.pop(0) for item in items]
-        step = self.engine.step(np.array([stream.slot for stream in streams], np.int64), chunks)
+        step = self.engine.step(np.array([item.stream.slot for item in items], np.int64), chunks)
         outputs, lengths = step.outputs, step.lengths
+        apart: list[Item] = []
         if step.failed:
-            for row, reason in step.failed.items():
-                self._fail(items[row], reason, result)
+            apart = [items[row] for row, reason in step.failed.items() if self._fail(items[row], reason, result)]
             kept = [i for i in range(len(items)) if i not in step.failed]
             if not kept:
-                return
-            items, streams, chunks = [items[i] for i in kept], [streams[i] for i in kept], [chunks[i] for i in kept]
+                return apart
+            items, chunks = [items[i] for i in kept], [chunks[i] for i in kept]
             outputs, lengths = {name: leaf[kept] for name, leaf in outputs.items()}, lengths[kept]
-        offsets = [item.record.offset for item in items]
-        times_ms = [item.decoded.time_ms for item in items]
-        states, said = self.task.advance(TaskBatch(streams, offsets, times_ms, chunks, outputs, lengths))
+        for rows in rows_of(items, chunks, outputs, lengths):
+            self._say(rows, result)
+        for item, chunk in zip(items, chunks, strict=True):
+            item.stream.clock_samples += len(chunk)
+        return apart
+
+    def _say(self, rows: Rows, result: CallResult) -> None:
+        """What the network gave of every row through the task; what that says goes to the outbox."""
+        states, said = self.task.advance(rows.batch)
         spoken: list[tuple[Output, Record]] = []
-        for item, stream, chunk, state, messages in zip(items, streams, chunks, states, said, strict=True):
-            stream.task = state
-            stream.clock_samples += len(chunk)
+        for item, record, state, messages in zip(rows.items, rows.records, states, said, strict=True):
+            item.stream.task = state
             for message in messages if item.count is None else numbered(item.count, messages):
-                spoken.append((message, item.record))
+                spoken.append((message, record))
                 if message.decision:
                     item.decided = True
         if spoken:
             self.outbox.say_all(result, spoken)
 
-    def _fail(self, item: Item, reason: str, result: CallResult) -> None:
-        """A row went wrong: its record goes to the dead letters and its stream begins afresh; nobody else notices."""
+    def _fail(self, item: Item, reason: str, result: CallResult) -> bool:
+        """A row went wrong: its record goes to the dead letters and its stream begins afresh; nobody else notices.
+
+        Of a run nobody knows which record it was: nothing was written, and true says that they must go one by one.
+        """
+        if item.before is not None:
+            put(item.stream, item.before)
+            return True
         item.pieces.clear()
         self.outbox.refuse(result, item.record, reason)
         self._life.reset(item.key, item.stream, item.record, reason, 0, result, failed=True)
         item.decided = True
+        return False
 
-    def _close(self, items: list[Item], result: CallResult) -> None:
+    def _close(self, items: Sequence[Item], result: CallResult) -> None:
         """The records are stepped whole: end what ends, save what decided."""
         decided: list[StreamKey] = []
         for item in items:
             key, offset = item.key, item.record.offset
             part = result[key.partition]
             part.finished.append(offset)
+            if item.later:
+                part.finished += [record.offset for record, _ in item.later]
             if item.decoded.eos:
                 self._life.end(key, item.stream, "the source said so", result)
             else:
-                part.stepped.append((key.id, offset))
+                part.stepped.append((key.id, offset))  # of a run its first: no copy is true for a place inside it
                 if item.decided:
                     decided.append(key)
         if decided:

@@ -181,6 +181,42 @@ def follow_if_next(stream: Stream, record: Decoded, offset: int, soon_ms: int) -
     return True
 
 
+class Place(NamedTuple):
+    """Where a stream stands among its records: what stepping a run of events moves."""
+
+    position: int
+    last_offset: int
+    last_ms: int
+    expected_seq: int | None
+
+
+def place_of(stream: Stream) -> Place:
+    """Where the stream stands now."""
+    return Place(stream.position, stream.last_offset, stream.last_ms, stream.expected_seq)
+
+
+def put(stream: Stream, place: Place) -> None:
+    """Let the stream stand elsewhere: behind a run, or before it again because it could not be stepped as one."""
+    stream.position, stream.last_offset, stream.last_ms, stream.expected_seq = place
+
+
+def behind(record: Decoded, offset: int) -> Place:
+    """Behind the last event of a run."""
+    return Place(offset + 1, offset, record.time_ms, None if record.seq is None else record.seq + 1)
+
+
+def continues(before: Decoded, after: Decoded, soon_ms: int) -> bool:
+    """Whether an event is plainly the next one of its stream, told from the two alone: they can be stepped as a run."""
+    return (
+        (after.seq is None if before.seq is None else after.seq == before.seq + 1)
+        and 0 <= after.time_ms - before.time_ms <= soon_ms
+        and after.session == before.session
+        and not (before.eos or after.eos or before.lacking or after.lacking)
+        and before.sample_index is None is after.sample_index
+        and len(before.samples) == 1 == len(after.samples)
+    )
+
+
 def soon(options: StreamOptions) -> int:
     """How long after a stream's last sample its next one is in time whatever else holds, milliseconds."""
     return SOON_MS if options.ttl_s is None else min(SOON_MS, int(options.ttl_s * 1000))

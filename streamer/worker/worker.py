@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from models.bundle import Bundle
+from models.contract import Signature
 from streamer.codecs.base import Decoder
 from streamer.codecs.messages import Encoder
 from streamer.errors import Fenced
 from streamer.log.base import Log
 from streamer.observe.metrics import Metrics
-from streamer.options import PipelineOptions
+from streamer.options import EngineOptions, PipelineOptions
 from streamer.tasks.base import Task
 from streamer.worker import topics
 from streamer.worker.dead_letters import DeadLetters
@@ -27,7 +28,7 @@ from streamer.worker.engine import Engine
 from streamer.worker.intake import Intake
 from streamer.worker.outbox import Outbox
 from streamer.worker.session import Session
-from streamer.worker.stepper import Stepper
+from streamer.worker.stepper import EVENTS_PER_PIECE, Stepper
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ class Worker:
         outbox = Outbox(encoder, dead, options.outputs.pass_headers)
         tail_samples = int((bundle.settings.get("decoder") or {}).get("flush_samples", 0))
         self._stepper = Stepper(self._engine, task, options, outbox, self._model, tail_samples=tail_samples)
-        self._intake = Intake(decoder, dead, options.streams)
+        run = records_per_run(bundle.model.signature, task, options.engine)
+        self._intake = Intake(decoder, dead, options.streams, records_per_run=run)
         self._stopping = asyncio.Event()
         self._session: Session | None = None
 
@@ -148,6 +150,18 @@ class Worker:
             step_ms_p50=step.quantile(0.5),
             step_ms_p99=step.quantile(0.99),
         )
+
+
+def records_per_run(signature: Signature, task: Task, options: EngineOptions) -> int:
+    """How many events of one stream that is behind may be one row of a step.
+
+    One, unless the model gives a frame for every event and the task says of each what no other event bears on: a
+    decision needs the state right after its own record.
+    """
+    frame_an_event = not signature.rate_hz and signature.samples_per_frame == 1 and not signature.latency_samples
+    if options.deterministic or not frame_an_event or not task.independent:
+        return 1
+    return min(options.chunks_per_call, EVENTS_PER_PIECE)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -37,12 +37,14 @@ BODIES: list[Body] = [
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: type(body).__name__)
 def test_a_message_comes_back_with_its_attributes(body: Body) -> None:
-    sent = ENCODER.encode(Output(body, b"key", "kind", 3, 5, False), CAUSE, (("traceparent", b"00-1"),))
+    cause = CAUSE._replace(headers=(("traceparent", b"00-1"), ("secret", b"1")))
+    sent = ENCODER.encode(Output(body, b"key", "kind", 3, 5, False), cause, {"traceparent"})
     back = decode(Record("out", 0, 0, 5, sent.key, sent.value, sent.headers))
     assert back.body == body
     assert (back.id, back.source, back.subject) == ("input/2/41/kind/3", "app/group/pipeline/live", "Straße")
     assert (back.time, back.model) == ("1970-01-01T00:00:00.005Z", "model-1@abc")
     assert ("traceparent", b"00-1") in sent.headers
+    assert "secret" not in dict(sent.headers)
     assert isinstance(json.loads(sent.value or b""), dict)
 
 
