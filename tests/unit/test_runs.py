@@ -60,7 +60,8 @@ async def served(model: StreamModel, records: list[NewRecord], chunks_per_call: 
     bench = Serving(MemoryLog(), lambda: model, options_of(engine=engine, streams=OPTIONS))
     await bench.create_topics()
     await bench.feed([event(name, 1.0) for name in "ab"])
-    await bench.serve()
+    async with bench.running():
+        await bench.until_published(bench.options.outputs.predictions)
     await bench.feed(records)
     await bench.serve()
     return sorted(await bench.said(), key=lambda message: message.id)
