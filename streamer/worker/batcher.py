@@ -39,6 +39,16 @@ class Batcher(Generic[K, T]):
             queue.append(item)
         self._waiting += 1
 
+    def put_back(self, stream: K, item: T) -> None:
+        """An item that was begun takes its next turn before its stream's others, behind the streams that wait."""
+        queue = self._queues.get(stream)
+        if queue is None:
+            self._queues[stream] = deque((item,))
+            self._line.append(stream)
+        else:
+            queue.appendleft(item)
+        self._waiting += 1
+
     def next(self) -> list[tuple[K, list[T]]]:
         """The next call: up to `max_streams` distinct streams with their oldest items in order."""
         call: list[tuple[K, list[T]]] = []

@@ -113,7 +113,7 @@ class Lifecycle:
         if not full:
             return True
         if self._options.at_max == "end_coldest":
-            idle = self._table.streams.keys() - set(busy)
+            idle = {k for k, stream in self._table.streams.items() if not stream.begun} - set(busy)
             if idle:
                 coldest = min(idle, key=lambda k: (self._table.streams[k].last_ms, k))
                 self.end(coldest, self._table.streams[coldest], f"the coldest, ended for {key.id}: {full}", result)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from streamer.codecs.messages import Role
 from streamer.records import NewRecord
+
+if TYPE_CHECKING:
+    from streamer.worker.item import Item
 
 
 class StreamKey(NamedTuple):
@@ -48,7 +51,14 @@ class PartitionResult:
 
 
 class CallResult(dict[int, PartitionResult]):
-    """What one call did, by partition number; a partition's part is there as soon as it is asked for."""
+    """What one call did, by partition number; a partition's part is there as soon as it is asked for.
+
+    begun: records of which pieces are left for a later call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[Item] = []
 
     def __missing__(self, partition: int) -> PartitionResult:
         part = self[partition] = PartitionResult()

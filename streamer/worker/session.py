@@ -223,6 +223,9 @@ class Session:
             result = await self._in(self._engine_thread, partial(self._stepper.run, call))
             self._step_ms.observe((time.perf_counter() - started) * 1000)
             self._batch_rows.observe(len(call))
+            for item in result.begun:
+                if TopicPartition(self._options.input.topic, item.key.partition) in self._progress:
+                    self._batcher.put_back(item.key, item)
             self._apply(result)
 
     def _apply(self, result: CallResult) -> None:

@@ -24,7 +24,7 @@ LAYOUT = 2
 _HASH_BYTES = 16
 _ARRAY = 1
 _DTYPES = {"float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "bool"}
-_HOST_FIELDS = tuple(f.name for f in fields(Stream) if f.name not in ("slot", "spilled", "task"))
+_HOST_FIELDS = tuple(f.name for f in fields(Stream) if f.name not in ("begun", "slot", "spilled", "task"))
 
 
 class Mark(NamedTuple):

@@ -66,7 +66,8 @@ class Stepper:
         hold = options.input.missing == "hold" or not engine.signature.missing
         self._conversion = Conversion(self.rate_hz, hold=hold, tail_samples=tail_samples)
         self._life = Lifecycle(self.table, task, outbox, options.streams, options.input.topic, self.rate_hz)
-        pieces = 1 if options.engine.deterministic else PIECES_OF_CHUNKS
+        self._one_piece = options.engine.deterministic
+        pieces = 1 if self._one_piece else PIECES_OF_CHUNKS
         self._soon_ms = soon(options.streams)
         self._busy: Sequence[StreamKey] = ()
         self._piece = engine.signature.chunk_samples * pieces if self.rate_hz else EVENTS_PER_PIECE
@@ -103,6 +104,9 @@ class Stepper:
         apart: list[Item] = []
         streams, convert, soon_ms = self.table.streams, self._conversion.samples, self._soon_ms
         for item in items:
+            if item.pieces:  # it was begun in an earlier call
+                ready.append(item)
+                continue
             stream, decoded = streams.get(item.key), item.decoded
             before = place_of(stream) if item.later and stream is not None else None
             if stream is not None and not item.skip and follow_if_next(stream, decoded, item.record.offset, soon_ms):
@@ -178,10 +182,12 @@ class Stepper:
     def _step_items(self, items: list[Item], result: CallResult) -> list[Item]:
         """Step all pieces of the records, one piece of each at a time, then close the records.
 
-        Returns the runs that could not be stepped as one; their streams stand before them again.
+        In deterministic mode, whose batches cost the same however few rows are in them, a call steps one piece: the
+        others share a later call with other streams. Returns the runs that could not be stepped as one; their streams
+        stand before them again.
         """
         for item in items:
-            if len(item.pieces) > 1:
+            if len(item.pieces) > 1 and item.count is None:
                 item.count = Counter()
         active = [item for item in items if item.pieces]
         apart: list[Item] = []
@@ -189,7 +195,12 @@ class Stepper:
             for start in range(0, len(active), self.engine.max_batch):
                 apart += self._step_batch(active[start : start + self.engine.max_batch], result)
             active = [item for item in active if item.pieces]
-        self._close(items if not apart else [item for item in items if item not in apart], result)
+            if self._one_piece:
+                break
+        for item in active:
+            item.stream.begun = True
+        result.begun += active
+        self._close([item for item in items if not item.pieces and item not in apart], result)
         return apart
 
     def _step_batch(self, items: list[Item], result: CallResult) -> list[Item]:
@@ -244,6 +255,7 @@ class Stepper:
         decided: list[StreamKey] = []
         for item in items:
             key, offset = item.key, item.record.offset
+            item.stream.begun = False
             part = result[key.partition]
             part.finished.append(offset)
             if item.later:

@@ -26,6 +26,7 @@ class Stream:
     expected_seq, expected_sample: what the next record should say. holes: ranges of `seq` that never came.
     resampler: state of the rate conversion, None at the model's own rate. held: last value of each column, (C,) float32
     as bytes (an array would keep alive the batch that it is a part of, a copy of one costs three times as much).
+    begun: some pieces of the record before `position` are still to be stepped, so that the state is true for no offset.
     task: the task's own state. With `slot` and `spilled` both None the recurrent state is fresh.
     """
 
@@ -47,6 +48,7 @@ class Stream:
     clock_samples: int = 0
     resampler: Any = None
     held: bytes | None = None
+    begun: bool = field(default=False, compare=False)
     slot: int | None = field(default=None, compare=False)
     spilled: HostState | None = field(default=None, compare=False)
 

@@ -52,12 +52,16 @@ class StreamTable:
                 del self.marks[key]
 
     def idle_since(self, time_ms: int, partition: int) -> list[StreamKey]:
-        """Streams of a partition whose last record is older than this."""
-        return [k for k, s in self.streams.items() if k.partition == partition and s.last_ms < time_ms]
+        """Streams of a partition whose last record is older than this, and stepped whole."""
+        live = ((k, s) for k, s in self.streams.items() if k.partition == partition and not s.begun)
+        return [k for k, s in live if s.last_ms < time_ms]
 
     def copies(self, keys: Iterable[StreamKey]) -> list[Copy]:
-        """The whole state of streams as of now, taken off the device in one copy; unknown ones are passed over."""
-        live = [(key, self.streams[key]) for key in keys if key in self.streams]
+        """The whole state of streams as of now, taken off the device in one copy.
+
+        Unknown ones are passed over, and those that are in the middle of a record: their time comes.
+        """
+        live = [(key, stream) for key in keys if (stream := self.streams.get(key)) is not None and not stream.begun]
         states = self.residence.states([stream for _, stream in live])
         return [
             Copy(key, state_key(key), stream.position, self._dump(stream, leaves), True)

@@ -44,3 +44,14 @@ def test_dropped_streams_are_gone_and_the_others_stay(items: list[tuple[str, int
     gone = batcher.drop(lambda stream: stream in "abc")
     assert sorted(gone) == sorted(i for s, i in items if s in "abc")
     assert {s for s, _ in batcher.next()} == {s for s, _ in items if s not in "abc"}
+
+
+def test_an_item_that_was_begun_comes_before_its_streams_others_and_after_the_streams_that_wait() -> None:
+    batcher: Batcher[str, int] = Batcher(1, 1)
+    for n in range(2):
+        batcher.add("long", n)
+    ((stream, (begun,)),) = batcher.next()
+    batcher.add("other", 0)
+    batcher.put_back(stream, begun)
+    assert [batcher.next() for _ in range(3)] == [[("long", [0])], [("other", [0])], [("long", [1])]]
+    assert len(batcher) == 0

@@ -107,7 +107,7 @@ def sent(events: list[tuple[str, int, int, int, bool]]) -> list[NewRecord]:
     return [event(n, v, time_ms=t, x_seq=str(seq), **ends[eos and v > 6]) for n, v, seq, t, eos in ordered]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(EVENT, max_size=24))
 def test_what_is_said_of_a_backlog_does_not_depend_on_how_many_of_its_records_a_row_holds(
     events: list[tuple[str, int, int, int, bool]],
@@ -116,7 +116,7 @@ def test_what_is_said_of_a_backlog_does_not_depend_on_how_many_of_its_records_a_
     assert asyncio.run(served(RunningSum(), sent(events), 8)) == one_by_one
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(st.integers(1, 3), max_size=30))
 def test_a_backlog_in_order_is_answered_alike_in_rows_of_any_length(steps: list[int]) -> None:
     numbers = [(n, step == 3) for n, step in enumerate(steps)]

@@ -11,11 +11,21 @@ from torch import Tensor
 
 import streamer
 from models.contract import Outputs, Signature, State
-from streamer.codecs.audio import audio_record
-from streamer.codecs.messages import Envelope, Prediction, StreamEvent
-from streamer.records import NewRecord
+from streamer.codecs.audio import AudioDecoder, audio_record
+from streamer.codecs.base import Decoded
+from streamer.codecs.messages import Encoder, Envelope, Prediction, StreamEvent
+from streamer.options import EngineOptions, InputOptions, PipelineOptions
+from streamer.records import NewRecord, Record
+from streamer.tasks.prediction import PredictionTask
+from streamer.worker.dead_letters import DeadLetters
+from streamer.worker.engine import Engine
+from streamer.worker.item import Item
+from streamer.worker.outbox import Outbox
+from streamer.worker.results import StreamKey
+from streamer.worker.stepper import Stepper
 
 RATE_HZ = 16_000
+DETERMINISTIC = EngineOptions(max_batch=4, slots=8, deterministic=True, device="cpu")
 
 
 class SampleCounter:
@@ -40,10 +50,12 @@ class SampleCounter:
         return {"y": counts[:, None], "lengths": (lengths > 0).long()}, {"counts": counts}
 
 
-def chunk(seq: int, at: int, samples: int, *, rate_hz: int = RATE_HZ, eos: bool = False) -> NewRecord:
+def chunk(
+    seq: int, at: int, samples: int, *, rate_hz: int = RATE_HZ, eos: bool = False, stream: str = "mic"
+) -> NewRecord:
     """A loud record of one microphone."""
     loud = np.full(samples, 1000, np.int16)
-    return audio_record("mic", loud, rate_hz, session="s", seq=seq, sample_index=at, time_ms=1000 + seq, eos=eos)
+    return audio_record(stream, loud, rate_hz, session="s", seq=seq, sample_index=at, time_ms=1000 + seq, eos=eos)
 
 
 async def heard(records: list[NewRecord], settings: dict[str, Any] | None = None, **options: Any) -> list[Envelope]:
@@ -113,3 +125,44 @@ async def test_a_record_of_many_seconds_is_stepped_in_pieces_with_one_answer_eac
     said = await heard([chunk(0, 0, 20 * RATE_HZ)])
     assert counts(said)[-1] == [20 * RATE_HZ, 20 * RATE_HZ]
     assert [m.id.rsplit("/", 1)[1] for m in said if isinstance(m.body, Prediction)] == [str(n) for n in range(50)]
+
+
+class Watched(SampleCounter):
+    """Notes how many rows of each step hold samples."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def step(self, x: Tensor, lengths: Tensor, state: State) -> tuple[Outputs, State]:
+        self.rows.append(int((lengths > 0).sum()))
+        return super().step(x, lengths, state)
+
+
+async def test_in_deterministic_mode_the_pieces_of_long_records_share_steps_with_other_streams() -> None:
+    model = Watched()
+    records = [chunk(0, 0, 4 * 1600, stream=f"mic-{n}") for n in range(6)]
+    async with (
+        streamer.MemoryLog() as log,
+        streamer.pipeline(streamer.wrap(model, name="counter"), log=log, engine=DETERMINISTIC) as app,
+    ):
+        await log.append("main-input", 0, records)
+        said = [message async for message in app.outputs(until_drained=True)]
+    assert sorted(count for count, _ in counts(said)) == sorted([1600, 3200, 4800, 6400] * 6)
+    assert model.rows == [4] * 6  # 24 pieces; each stream alone to its end would have made 8 steps
+
+
+def test_a_stream_in_the_middle_of_a_record_is_neither_saved_nor_idle() -> None:
+    options = PipelineOptions(input=InputOptions(topic="input"), model="counter", engine=DETERMINISTIC)
+    encoder = Encoder("app/group/pipeline/live", "counter-1@0")
+    outbox = Outbox(encoder, DeadLetters(encoder, 1_000_000, "unused"), ())
+    stepper = Stepper(Engine(SampleCounter(), DETERMINISTIC), PredictionTask(("y",)), options, outbox, "counter-1@0")
+    key, sent = StreamKey(0, "mic"), chunk(0, 0, 2 * 1600)
+    record = Record("input", 0, 7, 1000, sent.key, sent.value, sent.headers)
+    (decoded,) = AudioDecoder().decode([record])
+    assert isinstance(decoded, Decoded)
+    first = stepper.run([(key, [Item(key, record, decoded)])])
+    assert (first[0].finished, stepper.table.copies([key]), stepper.table.idle_since(10**15, 0)) == ([], [], [])
+    second = stepper.run([(key, first.begun)])
+    assert (second[0].finished, second.begun) == ([7], [])
+    assert [copy.position for copy in stepper.table.copies([key])] == [8]
+    assert stepper.table.idle_since(10**15, 0) == [key]
