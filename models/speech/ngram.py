@@ -26,7 +26,6 @@ from models.speech.text import DIGITS, normalise
 
 START, END, UNKNOWN = 0, 1, 2
 _SPECIAL = ("<s>", "</s>", "<unk>")
-_MEMO_LIMIT = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +46,29 @@ class Tables:
 
 
 class NGram:
-    """Scores words in context. A context is `first * V + second`, the last two words; `initial` is two starts."""
+    """Scores words in context. A context is `first * V + second`, the last two words; `initial` is two starts.
+
+    bigram_start: (V + 1,) int32, the bigrams of first word w lie in [bigram_start[w], bigram_start[w + 1]);
+    trigram_start: (n2 + 1,) int32, the trigrams of a bigram likewise.
+    """
 
     def __init__(self, words: Sequence[str], tables: Tables) -> None:
+        """Raises ValueError when the tables do not fit each other: compiled code reads them unchecked."""
         self.words = tuple(words)
         self.tables = tables
         self.index = {word: number for number, word in enumerate(self.words)}
         self.size = len(self.words)
         self.initial = START * self.size + START
-        self._memo: dict[tuple[int, int], float] = {}
+        _check(tables, self.size)
+        self.bigram_start = _starts(tables.bigram_keys, self.size, self.size)
+        self.trigram_start = _starts(tables.trigram_keys, len(tables.bigram_keys), self.size)
 
     def following(self, context: int, word: int) -> int:
         """The context after `word`."""
         return context % self.size * self.size + word
 
     def score(self, context: int, word: int) -> float:
-        """Natural log of P(word | context). The memo changes the speed only, never the value."""
-        known = self._memo.get((context, word))
-        if known is None:
-            if len(self._memo) >= _MEMO_LIMIT:
-                self._memo.clear()
-            known = self._memo[context, word] = self._score(context, word)
-        return known
-
-    def _score(self, context: int, word: int) -> float:
+        """Natural log of P(word | context)."""
         tables, last = self.tables, context % self.size
         pair = _find(tables.bigram_keys, context)
         backed_off = 0.0
@@ -114,9 +112,34 @@ def load(path: Path) -> NGram:
                 trigram_keys=np.cumsum(file["trigram_steps"], dtype=np.int64),
                 trigram=file["trigram"].astype(np.float32),
             )
+        return NGram(words, tables)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path}: not a language model: {error}") from error
-    return NGram(words, tables)
+
+
+def _check(tables: Tables, size: int) -> None:
+    """Raises ValueError, naming the table that does not fit."""
+    pairs, triples = len(tables.bigram_keys), len(tables.trigram_keys)
+    for name, length in {
+        "unigram": size,
+        "unigram_backoff": size,
+        "bigram": pairs,
+        "bigram_backoff": pairs,
+        "trigram": triples,
+    }.items():
+        if getattr(tables, name).shape != (length,):
+            raise ValueError(f"{name} has the shape {getattr(tables, name).shape}, not ({length},)")
+    for name, keys, limit in (
+        ("bigram_keys", tables.bigram_keys, size * size),
+        ("trigram_keys", tables.trigram_keys, pairs * size),
+    ):
+        if len(keys) and (keys[0] < 0 or keys[-1] >= limit or (keys[1:] <= keys[:-1]).any()):
+            raise ValueError(f"{name} are not sorted numbers below {limit}")
+
+
+def _starts(keys: NDArray[np.int64], rows: int, size: int) -> NDArray[np.int32]:
+    """Where the keys of each row begin, (rows + 1,); a key is its row times `size` plus something below `size`."""
+    return np.searchsorted(keys, np.arange(rows + 1, dtype=np.int64) * size).astype(np.int32)
 
 
 def _find(keys: NDArray[np.int64], key: int) -> int:

@@ -84,13 +84,45 @@ async def _send_batches(producer: Any, topic: str, partition: int, ready: Sequen
     futures = []
     builder = producer.create_batch()
     for a in ready:
-        row = {"key": a.key, "value": a.value, "headers": a.headers, "timestamp": a.timestamp_ms}
+        row = {"key": a.key, "value": a.value, "headers": list(a.headers), "timestamp": a.timestamp_ms}
         if builder.append(**row) is None:
             futures.append(await producer.send_batch(builder, topic, partition=partition))
             builder = producer.create_batch()
             builder.append(**row)
     futures.append(await producer.send_batch(builder, topic, partition=partition))
     return futures
+
+
+class Hidden:
+    """Input that nobody can read before `show`: an open transaction. Not a rival, but made with the bare client too."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        client = importlib.import_module(_CLIENT)
+        self._topic = topic
+        self._producer = client.AIOKafkaProducer(
+            bootstrap_servers=bootstrap,
+            transactional_id=f"hidden-{topic}",
+            transaction_timeout_ms=600_000,
+            max_batch_size=_BATCH_BYTES,
+        )
+
+    async def __aenter__(self) -> Hidden:
+        await self._producer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+
+    async def write(self, records: Sequence[Sequence[NewRecord]]) -> None:
+        """Write each partition's records."""
+        await self._producer.begin_transaction()
+        for number, part in enumerate(records):
+            for future in await _send_batches(self._producer, self._topic, number, part):
+                await future
+
+    async def show(self) -> None:
+        """From now on they can be read."""
+        await self._producer.commit_transaction()
 
 
 class _Loop:

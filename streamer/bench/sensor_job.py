@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -34,36 +33,29 @@ _POLL_S = 0.02
 _START_MS = 1_700_000_000_000
 
 
-class SensorRun(NamedTuple):
-    """One run. lags_s: how late a 5 ms timer of the worker's event loop was, each time."""
-
-    records_per_s: float
-    lags_s: Sequence[float]
-
-
 def event(device: int, seq: int, values: NDArray[np.float64]) -> bytes:
     """One event as a device would send it."""
     body = {"device": f"d{device}", "seq": seq, "values": [round(float(v), 4) for v in values]}
     return msgspec.json.encode(body)
 
 
-async def fill(log: Log, topic: str, partitions: int, records: int) -> int:
-    """Create the input and write `records` events into it; returns the mean size of an event, bytes."""
-    await log.create_topics([TopicSpec(topic, partitions)])
+def events(partitions: int, records: int) -> list[list[NewRecord]]:
+    """`records` events of all devices in turns, by partition."""
     values = np.random.default_rng(0).standard_normal((records, len(COLUMNS)))
-    waiting: list[list[NewRecord]] = [[] for _ in range(partitions)]
-    size = 0
+    made: list[list[NewRecord]] = [[] for _ in range(partitions)]
     for i in range(records):
         key = f"d{i % DEVICES}".encode()
         payload = event(i % DEVICES, i // DEVICES, values[i])
-        size += len(payload)
-        where = partition_of(key, partitions)
-        waiting[where].append(NewRecord(key, payload, (), _START_MS + i))
-        if len(waiting[where]) == APPEND_RECORDS:
-            await log.append(topic, where, waiting[where])
-            waiting[where] = []
-    await asyncio.gather(*(log.append(topic, p, batch) for p, batch in enumerate(waiting) if batch))
-    return size // records
+        made[partition_of(key, partitions)].append(NewRecord(key, payload, (), _START_MS + i))
+    return made
+
+
+async def fill(log: Log, topic: str, records: Sequence[Sequence[NewRecord]]) -> None:
+    """Create the input and write each partition's records into it."""
+    await log.create_topics([TopicSpec(topic, len(records))])
+    for number, part in enumerate(records):
+        for start in range(0, len(part), APPEND_RECORDS):
+            await log.append(topic, number, part[start : start + APPEND_RECORDS])
 
 
 def pipeline(topic: str, partitions: int, prefix: str) -> PipelineOptions:
@@ -78,13 +70,18 @@ def pipeline(topic: str, partitions: int, prefix: str) -> PipelineOptions:
     )
 
 
-@asynccontextmanager
-async def worker(log: Log, application: str, topic: str, partitions: int) -> AsyncIterator[Worker]:
-    """A worker with topics of its own, reading `topic` from its beginning; drained and stopped on leaving."""
+async def create_topics(log: Log, application: str, topic: str, partitions: int) -> None:
+    """Everything that the application's workers need."""
     options = pipeline(topic, partitions, application)
     group = topics.group_of(application, "sensors")
     changelog = topics.changelog_of(group, topic)
     await topics.ensure(log, topics.needed(options, group, partitions), frozenset([changelog]), frozenset([topic]))
+
+
+@asynccontextmanager
+async def worker(log: Log, application: str, topic: str, partitions: int) -> AsyncIterator[Worker]:
+    """A worker reading `topic` from its beginning; drained and stopped on leaving."""
+    options = pipeline(topic, partitions, application)
     metrics = Metrics()
     served = Worker(
         log,
@@ -104,28 +101,25 @@ async def worker(log: Log, application: str, topic: str, partitions: int) -> Asy
         await running
 
 
-async def run(log: Log, application: str, topic: str, partitions: int, records: int) -> SensorRun:
-    """Answer everything in `topic` once. Timed from the first record read to the last answer committed."""
-    outputs = [TopicPartition(f"{application}.predictions", p) for p in range(partitions)]
-    lags: list[float] = []
+async def run(log: Log, application: str, topic: str, partitions: int, records: int) -> float:
+    """Answer everything in `topic` once, here; records/s from the first one read to the last answer committed."""
+    await create_topics(log, application, topic, partitions)
     async with worker(log, application, topic, partitions) as served:
-        ticking = asyncio.create_task(_tick(lags))
         while not served.status().records:  # noqa: ASYNC110 - looked at from outside
             await asyncio.sleep(_POLL_S / 10)
         start = time.perf_counter()
-        lags.clear()
-        while await _published(log, outputs) < records:  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_S)
-        taken_s = time.perf_counter() - start
-        ticking.cancel()
-    return SensorRun(records / taken_s, lags)
+        await all_published(log, application, partitions, records)
+        return records / (time.perf_counter() - start)
 
 
-async def _published(log: Log, partitions: Sequence[TopicPartition]) -> int:
-    return sum(bounds.end for bounds in (await log.offsets(partitions)).values())
+async def all_published(log: Log, application: str, partitions: int, records: int) -> None:
+    """Wait until so many answers can be read."""
+    outputs = [TopicPartition(f"{application}.predictions", p) for p in range(partitions)]
+    while sum(bounds.end for bounds in (await log.offsets(outputs)).values()) < records:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL_S)
 
 
-async def _tick(lags: list[float], period_s: float = 0.005) -> None:
+async def tick(lags: list[float], period_s: float = 0.005) -> None:
     """Note how late each tick comes."""
     loop = asyncio.get_running_loop()
     while True:

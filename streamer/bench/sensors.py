@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamer.bench import kafka_rivals, sensor_job
+from streamer.bench import kafka_rivals, sensor_job, sensor_workers
 from streamer.bench.rows import Row, median_ratio, skipped
 from streamer.log.base import Log, TopicSpec
 from streamer.log.kafka import KafkaLog, KafkaOptions
@@ -55,29 +55,53 @@ def w3(bootstrap: str, load: Load) -> list[Row]:
 
 async def _measure(bootstrap: str, load: Load, partitions: int) -> list[Row]:
     source, bare = f"w3-{partitions}-{os.getpid()}", f"w3-bare-{partitions}-{os.getpid()}"
-    ours: list[float] = []
+    counts = sorted({1, min(os.cpu_count() or 1, partitions)})
+    ours: dict[int, list[float]] = {workers: [] for workers in counts}
     sends: list[float] = []
     batches: list[float] = []
     lags_s: list[float] = []
+    events = sensor_job.events(partitions, load.records)
     async with KafkaLog(KafkaOptions(bootstrap_servers=bootstrap)) as log:
-        size = await sensor_job.fill(log, source, partitions, load.records)
+        await sensor_job.fill(log, source, events)
         await log.create_topics([TopicSpec(bare, partitions)])
         answers = await _answers(log, source, partitions, load)
         for number in range(load.rounds):
-            run = await sensor_job.run(log, f"{source}-{number}", source, partitions, load.records)
-            ours.append(run.records_per_s)
-            lags_s += run.lags_s
+            for workers in counts:
+                name = f"{source}-{number}-{workers}"
+                await log.create_topics([TopicSpec(f"{name}-events", partitions)])
+                run = await sensor_workers.run(log, bootstrap, name, f"{name}-events", events, workers)
+                ours[workers].append(run.records_per_s)
+                lags_s += run.lags_s
             sends.append(await kafka_rivals.send_loop(bootstrap, source, bare, answers))
             batches.append(await kafka_rivals.batch_loop(bootstrap, source, bare, answers))
-    name, value = f"W3 sensors, {partitions} partitions", statistics.median(ours)
-    note = f"{load.records:,} events of {size} bytes, {sensor_job.DEVICES:,} devices, at least once, one machine"
+    return [*_rows(load, partitions, ours, sends, batches, lags_s), await _quix_row(bootstrap, source, load, ours)]
+
+
+def _rows(
+    load: Load,
+    partitions: int,
+    ours: Mapping[int, list[float]],
+    sends: list[float],
+    batches: list[float],
+    lags_s: list[float],
+) -> list[Row]:
+    size = len(sensor_job.event(0, 0, np.zeros(len(sensor_job.COLUMNS)) - 0.1234))
+    note = f"{load.records:,} events of about {size} bytes, {sensor_job.DEVICES:,} devices, at least once, one machine"
+    rows = []
+    for workers, runs in ours.items():
+        name = f"W3 sensors, {partitions} partitions, {workers} worker{'s' if workers > 1 else ''}"
+        rows += [
+            _against(name, runs, "bare aiokafka send() loop", sends, BARE_REACH, note),
+            _against(name, runs, "bare send_batch() loop", batches, None, "the client's limit"),
+        ]
     late_ms = 1000 * np.quantile(lags_s, [0.5, 0.99])
-    return [
-        _against(name, ours, "bare aiokafka send() loop", sends, BARE_REACH, note),
-        _against(name, ours, "bare send_batch() loop", batches, None, "the client's limit"),
-        await asyncio.to_thread(_quix, name, value, bootstrap, source, load),
-        Row(f"{name}: loop lag p99", float(late_ms[1]), "ms", note=f"p50 {late_ms[0]:.1f} ms, of a 5 ms timer"),
-    ]
+    name = f"W3 sensors, {partitions} partitions: loop lag p99"
+    return [*rows, Row(name, float(late_ms[1]), "ms", note=f"p50 {late_ms[0]:.1f} ms, of a 5 ms timer")]
+
+
+async def _quix_row(bootstrap: str, source: str, load: Load, ours: Mapping[int, list[float]]) -> Row:
+    """Quix Streams is one process: so is what it is compared with."""
+    return await asyncio.to_thread(_quix, "W3 sensors, 1 worker", statistics.median(ours[1]), bootstrap, source, load)
 
 
 async def _answers(log: Log, source: str, partitions: int, load: Load) -> kafka_rivals.Answers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -109,21 +109,25 @@ class Serving:
             while not await reader.read(timeout_s=1.0):
                 pass
 
-    async def serve(self, log: Log | None = None) -> None:
-        """Answer all input there is, then be killed: nothing is drained or saved on the way out.
+    async def serve(self, log: Log | None = None, *, until: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Answer all input there is, go on `until` something, then be killed: nothing is drained or saved.
 
         Raises what ended the worker.
         """
         worker = self.worker(log)
+
+        async def done() -> bool:
+            return await worker.drained() and (until is None or await until())
+
         task = asyncio.create_task(worker.run())
         try:
-            while not task.done() and not await worker.drained():
+            while not task.done() and not await done():
                 await asyncio.wait([task], timeout=LOOK_S / 4)
             if task.done():
                 await task
         finally:
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.gather(task, return_exceptions=True)  # it may die of its own on the way out
 
     async def said(self) -> list[Envelope]:
         """All messages of all output topics, topic by topic."""

@@ -1,17 +1,30 @@
-"""Fixtures of the integration tests: a microphone that hears what is played into a null sink."""
+"""Fixtures of the integration tests: any log, a microphone that hears what is played, worker processes over Kafka."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from streamer.errors import InputError
 from streamer.feeds.microphone import devices
+from streamer.log.base import Log
+from streamer.log.kafka import KafkaLog, KafkaOptions
+from streamer.log.memory import MemoryLog
+from streamer.log.sqlite import SqliteLog
+from streamer.testing.clocks import FakeWallClock
 from streamer.testing.sound import NullSink, missing_programs, null_sink
+from tests.integration.log_conformance import Case
+
+ROOT = Path(__file__).parents[2]
 
 
 def _lacking() -> str:
@@ -41,3 +54,62 @@ def microphone(monkeypatch: pytest.MonkeyPatch) -> Iterator[NullSink]:
         if not any(device.name == "pulse" for device in devices()):
             pytest.skip("PortAudio shows no device pulse: apt-get install libasound2-plugins")
         yield sink
+
+
+@pytest.fixture
+def name() -> str:
+    """A pipeline name, and so a group and topics, of this test's own."""
+    return f"e2e-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def worker_process(kafka: str, name: str) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts worker processes and sees to it that none stays."""
+    started: list[subprocess.Popen[str]] = []
+    options = json.dumps({"bootstrap": kafka, "name": name, "topic": f"{name}-in"})
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, str(ROOT / "tests" / "integration" / "adder.py"), options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "up"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+def bootstrap(request: pytest.FixtureRequest) -> str:
+    """The name of an embedded log, or a broker's address."""
+    return str(request.getfixturevalue("kafka")) if request.param == "kafka" else str(request.param)
+
+
+@pytest.fixture
+async def case(bootstrap: str, tmp_path: Path) -> AsyncIterator[Case]:
+    """The log under test, with every member leaving at the end."""
+    clock = FakeWallClock()
+    async with AsyncExitStack() as stack:
+        if bootstrap == "memory":
+            log: Log = await stack.enter_async_context(MemoryLog(now_ms=clock))
+            yield Case("memory", log, lambda _: _same(log), clock, stack)
+        elif bootstrap == "sqlite":
+
+            async def another_file(on: AsyncExitStack) -> Log:
+                return await on.enter_async_context(SqliteLog(tmp_path / "log.db", now_ms=clock))
+
+            yield Case("sqlite", await another_file(stack), another_file, clock, stack)
+        else:
+
+            async def another_client(on: AsyncExitStack) -> Log:
+                return await on.enter_async_context(KafkaLog(KafkaOptions(bootstrap_servers=bootstrap)))
+
+            yield Case("kafka", await another_client(stack), another_client, None, stack)
+
+
+async def _same(log: Log) -> Log:
+    return log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -11,22 +10,9 @@ from dataclasses import dataclass, field
 
 from streamer.log.base import Assigned, Consumer, Log, Reader, Revoked, TopicSpec
 from streamer.records import NewRecord, Record, RecordBatch, TopicPartition
+from streamer.testing.clocks import FakeWallClock
 
 PATIENCE_S = 30.0
-
-
-class VirtualClock:
-    """A wall clock that only moves when it is told to."""
-
-    def __init__(self) -> None:
-        self._now_ms = time.time_ns() // 1_000_000
-
-    def __call__(self) -> int:
-        return self._now_ms
-
-    def advance_s(self, seconds: float) -> None:
-        """Let this much time pass."""
-        self._now_ms += int(seconds * 1000)
 
 
 @dataclass
@@ -36,7 +22,7 @@ class Case:
     name: str
     log: Log
     another: Callable[[AsyncExitStack], Awaitable[Log]]
-    clock: VirtualClock | None
+    clock: FakeWallClock | None
     stack: AsyncExitStack
 
     async def topic(self, partitions: int = 1, *, compact: bool = False, retention_ms: int | None = None) -> str:

@@ -2,93 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
 import subprocess
-import sys
-import time
-import uuid
 from asyncio import to_thread
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any
 
-import pytest
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Producer
 
 import streamer
 from streamer.log.kafka_connection import KafkaOptions
 from streamer.testing.models import RunningSum
-
-ROOT = Path(__file__).parents[2]
-DEADLINE_S = 120.0
-
-
-@pytest.fixture
-def name() -> str:
-    """A pipeline name, and so a group and topics, of this test's own."""
-    return f"e2e-{uuid.uuid4().hex[:8]}"
-
-
-def produce(bootstrap: str, topic: str, numbers: dict[str, list[int]], first_seq: int = 0) -> None:
-    """Numbers for each device, in turns, with sequence numbers."""
-    producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random"})
-    for seq in range(max(len(values) for values in numbers.values())):
-        for device, values in numbers.items():
-            if seq < len(values):
-                headers: Any = [("x-session", b"one"), ("x-seq", str(first_seq + seq).encode())]
-                value = json.dumps({"value": values[seq]}).encode()
-                producer.produce(topic, key=device.encode(), value=value, headers=headers)
-        producer.poll(0)
-    assert producer.flush(60) == 0
-
-
-def read_until(
-    bootstrap: str, topic: str, enough: Callable[[list[Message]], bool], partitions: int = 2
-) -> list[Message]:
-    """Everything of a topic as a subscriber with `read_committed` sees it, until it is enough."""
-    config: Any = {"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "isolation.level": "read_committed"}
-    consumer = Consumer(config)
-    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
-    found: list[Message] = []
-    deadline = time.monotonic() + DEADLINE_S
-    try:
-        while not enough(found):
-            assert time.monotonic() < deadline, f"only {len(found)} messages in {topic}"
-            found += [m for m in consumer.consume(1000, 0.2) if m.error() is None]
-    finally:
-        consumer.close()
-    return found
-
-
-def header(message: Message, wanted: str) -> str:
-    value = dict(message.headers() or [])[wanted]
-    assert isinstance(value, bytes)
-    return value.decode()
-
-
-def sums_by_device(messages: list[Message]) -> dict[str, list[float]]:
-    """The answers of each device in the order of its input, each `ce_id` once; two answers to one id must agree."""
-    answers: dict[str, dict[int, float]] = defaultdict(dict)
-    for message in messages:
-        offset = int(header(message, "ce_id").split("/")[2])
-        value = json.loads(message.value() or b"")["outputs"]["y"][0]
-        device = (message.key() or b"").decode()
-        assert answers[device].setdefault(offset, value) == value
-    return {device: [by_offset[o] for o in sorted(by_offset)] for device, by_offset in answers.items()}
-
-
-def expected(numbers: dict[str, list[int]]) -> dict[str, list[float]]:
-    return {device: [float(sum(values[: n + 1])) for n in range(len(values))] for device, values in numbers.items()}
-
-
-def answered(wanted: int) -> Callable[[list[Message]], bool]:
-    """Whether that many different inputs were answered."""
-    return lambda found: len({header(m, "ce_id") for m in found}) >= wanted
+from tests.integration.kafka_numbers import answered, expected, header, mine, produce, read_until, sums_by_device
 
 
 def adder(log: streamer.Log, name: str) -> streamer.App:
@@ -162,27 +88,6 @@ async def test_state_follows_its_partition_when_a_worker_joins_and_one_leaves(ka
     assert sums_by_device(messages) == expected(numbers)
 
 
-@pytest.fixture
-def worker_process(kafka: str, name: str) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Starts worker processes and sees to it that none stays."""
-    started: list[subprocess.Popen[str]] = []
-    options = json.dumps({"bootstrap": kafka, "name": name, "topic": f"{name}-in"})
-
-    def start() -> subprocess.Popen[str]:
-        command = [sys.executable, str(ROOT / "tests" / "integration" / "adder.py"), options]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "up"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
 def test_killed_three_times_mid_stream_nothing_is_lost_and_every_sum_is_right(
     kafka: str, name: str, worker_process: Callable[[], subprocess.Popen[str]]
 ) -> None:
@@ -202,8 +107,3 @@ def test_killed_three_times_mid_stream_nothing_is_lost_and_every_sum_is_right(
     worker_process()
     messages = read_until(kafka, "predictions", mine(name, total), partitions=2)
     assert sums_by_device([m for m in messages if header(m, "ce_id").startswith(f"{name}-in/")]) == expected(numbers)
-
-
-def mine(name: str, wanted: int) -> Callable[[list[Message]], bool]:
-    """Whether that many inputs of this test's topic were answered."""
-    return lambda found: len({i for m in found if (i := header(m, "ce_id")).startswith(f"{name}-in/")}) >= wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.contract import ModelError
 from models.speech import ngram
-from models.speech.beam import BeamDecoder, DecoderState, Search
+from models.speech.beam import BeamDecoder, Search
 from models.speech.decoder import Decoder
 from models.speech.greedy import GreedyDecoder
 from models.speech.hypothesis import Clock, Endpointing
@@ -99,10 +100,10 @@ def test_the_masses_of_the_beam_are_in_the_proportions_of_brute_force(model: NGr
     decoder = BeamDecoder(model, lexicon_of(model), EVERYTHING)
     state = decoder.advance(decoder.initial(), log_probs)
     masses: dict[str, float] = {}
-    for path in state.beam:
-        alone = DecoderState(state.clock, (path,), state.pasts)
+    for row, mass in enumerate(decoder.closed_masses(state)):
+        alone = replace(state, beam_index=state.beam_index[[row]], beam_mass=state.beam_mass[[row]])
         text = decoder.final(alone).text
-        masses[text] = masses.get(text, 0.0) + decoder.closed_mass(state, path)
+        masses[text] = masses.get(text, 0.0) + mass
     best = max(scores, key=lambda text: scores[text])
     for text, score in scores.items():
         assert masses[text] / masses[best] == pytest.approx(math.exp(score - scores[best]), rel=1e-6)
@@ -257,7 +258,7 @@ def test_the_state_of_a_long_segment_stays_small(model: NGram) -> None:
     state = decoder.initial()
     for seed in range(10):
         state = decoder.advance(state, posteriors(300, seed, sharpness=3.0))
-        assert len(state.beam) <= 16
+        assert len(state.beam_index) <= 16
 
 
 def test_probabilities_of_the_next_word_sum_to_one_in_every_kind_of_context(model: NGram) -> None:
@@ -285,6 +286,27 @@ def test_a_file_that_is_no_language_model_is_named_in_the_error(tmp_path: Path) 
     path = tmp_path / "lm.npz"
     path.write_bytes(b"no numbers here")
     with pytest.raises(ModelError, match=r"lm\.npz: not a language model"):
+        ngram.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damaged", "reason"),
+    [
+        ("bigram", lambda table: table[:-1], "bigram has the shape"),
+        ("unigram_backoff", lambda table: np.append(table, table), "unigram_backoff has the shape"),
+        ("bigram_steps", lambda table: table * 0, "bigram_keys are not sorted"),
+        ("trigram_steps", lambda table: table + 10**9, "trigram_keys are not sorted numbers below"),
+    ],
+)
+def test_tables_that_do_not_fit_each_other_are_no_language_model(
+    model: NGram, tmp_path: Path, name: str, damaged: Callable[[NDArray[Any]], NDArray[Any]], reason: str
+) -> None:
+    path = tmp_path / "lm.npz"
+    model.save(path)
+    with np.load(path) as file:
+        tables = dict(file)
+    np.savez(path, **{**tables, name: damaged(tables[name])})
+    with pytest.raises(ModelError, match=rf"lm\.npz: not a language model: {reason}"):
         ngram.load(path)
 
 

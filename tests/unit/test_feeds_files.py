@@ -23,24 +23,7 @@ from streamer.feeds.audio_file import AudioFileFeed, find_audio
 from streamer.feeds.base import Feed
 from streamer.feeds.table import TableFeed
 from streamer.records import NewRecord, Record
-
-
-class FakeClock:
-    """A clock that only moves when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.time_s = 1000.0
-        self.slept_s: list[float] = []
-
-    def now_s(self) -> float:
-        return self.time_s
-
-    def unix_ms(self) -> int:
-        return 1_700_000_000_000
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept_s.append(seconds)
-        self.time_s += seconds
+from streamer.testing.clocks import FakeClock
 
 
 async def all_of(feed: Feed) -> list[NewRecord]:
@@ -287,7 +270,7 @@ async def test_a_table_without_a_device_column_is_one_stream(tmp_path: Path) -> 
 
 
 async def test_rows_without_a_time_are_spaced_by_the_interval(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = FakeClock(unix_ms=1_700_000_000_000)
     path = write_table(tmp_path / "t.csv", [{"load": 1}, {"load": 2}, {"load": 3}])
     feed = TableFeed(path, interval_s=0.5, speed=1.0, clock=clock)
     results = good(feed.decoder(), await all_of(feed))

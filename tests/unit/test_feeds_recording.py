@@ -18,26 +18,9 @@ from streamer.log.base import TopicSpec
 from streamer.log.memory import MemoryLog
 from streamer.log.partitioner import partition_of
 from streamer.records import NewRecord, Record, TopicPartition
+from streamer.testing.clocks import FakeClock
 
 ORIGIN = Origin("audio", 3, 5)
-
-
-class FakeClock:
-    """A clock that only moves when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.time_s = 0.0
-        self.slept_s: list[float] = []
-
-    def now_s(self) -> float:
-        return self.time_s
-
-    def unix_ms(self) -> int:
-        return 0
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept_s.append(seconds)
-        self.time_s += seconds
 
 
 async def a_log(records: Mapping[int, Sequence[NewRecord]], topic: str = "audio", partitions: int = 3) -> MemoryLog:

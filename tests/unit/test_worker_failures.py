@@ -14,7 +14,7 @@ from streamer.log.base import TopicSpec
 from streamer.log.memory import MemoryLog
 from streamer.options import EngineOptions, OutputOptions
 from streamer.records import NewRecord, TopicPartition
-from streamer.testing.faults import BAD, Held, NanOnBad, RaisesOnBad, SmallMemory
+from streamer.testing.faults import BAD, Gate, Held, NanOnBad, RaisesOnBad, SmallMemory
 from streamer.testing.models import RunningSum
 from streamer.testing.serving import Serving, event, options_of
 from streamer.worker.engine import DeviceLost
@@ -99,20 +99,21 @@ async def test_a_record_with_a_giant_key_does_not_block_its_partition(tmp_path: 
 
 async def test_the_event_loop_goes_on_while_a_step_is_held() -> None:
     """Promise 7: a hundred turns of the loop pass while the model is in the middle of a step."""
-    model = Held()
-    bench = Serving(MemoryLog(), lambda: model)
+    gate = Gate()
+    bench = Serving(MemoryLog(), lambda: Held(gate))
     await bench.create_topics()
     await bench.feed([event("a", 1)])
+    turns = 0
     async with bench.running() as worker:
-        assert await asyncio.to_thread(model.began.wait, 10)
-        turns = 0
+        assert await asyncio.to_thread(gate.began.wait, 10)
         async with bench.log.reader({TopicPartition("input", 0): 0}) as reader:
-            for _ in range(100):
+            while turns < 100 and not gate.gave_up:
                 await reader.read()
                 turns += 1
+        assert not gate.gave_up, f"the loop stood still with the held step: {turns} turns in ten seconds"
         assert worker.status().streams <= 1
         assert not await worker.drained()
-        model.release.set()
+        gate.release.set()
         await bench.until(worker, lambda: worker.metrics.histogram("streamer_step_ms", pipeline="sums").count == 1)
     assert turns == 100
     assert answers(await bench.said()) == {"input/0/0/prediction/0": 1.0}

@@ -178,32 +178,6 @@ async def test_idle_streams_spill_and_come_back_bit_for_bit() -> None:
     assert sums(said) == {turn * 50 + n: added[turn] + (turn + 1.0) * n for turn in range(3) for n in range(50)}
 
 
-async def test_reading_pauses_while_too_much_is_in_flight() -> None:
-    commit = CommitOptions(commit_interval_ms=1, snapshot_interval_ms=1, max_inflight_bytes=1)
-    bench = Serving(MemoryLog(), RunningSum, options_of(commit=commit))
-    await bench.create_topics()
-    async with bench.running() as worker:
-        for n in range(5):
-            await bench.feed([event("a", 1)])
-            await bench.until(worker, lambda n=n: worker.status().records == n + 1)  # type: ignore[misc]
-    assert sums(await bench.said()) == {n: n + 1.0 for n in range(5)}
-
-
-async def test_a_re_run_longer_than_the_memory_limit_goes_through() -> None:
-    never_saved = CommitOptions(commit_interval_ms=1, snapshot_interval_ms=60_000)
-    tight = CommitOptions(commit_interval_ms=1, snapshot_interval_ms=60_000, max_inflight_bytes=1)
-    count = 8_500  # more than one read
-    log = MemoryLog()
-    first = Serving(log, RunningSum, options_of(commit=never_saved))
-    await first.create_topics()
-    await first.feed([event("a", 1)] * count)
-    await first.serve()
-    second = Serving(log, RunningSum, options_of(commit=tight))
-    await second.feed([event("a", 1)])
-    await second.serve()
-    assert sums(await second.said())[count] == count + 1.0
-
-
 async def test_unread_input_near_its_retention_raises_an_alert() -> None:
     log = MemoryLog()
     hour_ms = 3_600_000
