@@ -92,7 +92,7 @@ async def _complete(processes: Sequence[Process], partitions: int) -> None:
 
 
 async def _end(process: Process) -> list[float]:
-    output, _ = await process.communicate()  # closes its input
+    output, _ = await process.communicate(b"")  # closes its input
     lags: list[float] = json.loads(output.splitlines()[-1])
     return lags
 
