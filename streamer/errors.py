@@ -1,20 +1,20 @@
 """Every error that users of streamer meet, as one tree.
 
-    StreamerError                  all of the below; `str(error)` says what, where and how to mend it
-    ├── ConfigurationError         a setting, an argument or a file of settings is wrong (exit code 2)
-    ├── InputError                 a file, device or payload that is not what it should be
-    │   └── Malformed              one record; goes to the dead letters, never ends a pipeline
-    ├── StateMismatch              saved state does not fit this model or version
-    ├── DeviceLost                 this process cannot use its device any more (worker.engine); nothing is committed
-    └── LogError                   anything a log says
-        ├── LogUnavailable         broker or file not reachable now; trying again may help
-        ├── TopicMissing
-        ├── TopicMismatch          a topic exists with other partitions or settings than needed
-        ├── PermissionDenied       the log refuses this user
-        ├── LogFull                no space, or read-only
-        ├── RecordTooLarge         one record is over the topic's limit
-        ├── OffsetGone             an offset below what retention has kept
-        └── Fenced                 another owner has taken the partition: drop state, restore
+StreamerError                  all of the below; `str(error)` says what, where and how to mend it
+├── ConfigurationError         a setting, an argument or a file of settings is wrong (exit code 2)
+├── InputError                 a file, device or payload that is not what it should be
+│   └── Malformed              one record; goes to the dead letters, never ends a pipeline
+├── StateMismatch              saved state does not fit this model or version
+├── DeviceLost                 this process cannot use its device any more (worker.engine); nothing is committed
+└── LogError                   anything a log says
+    ├── LogUnavailable         broker or file not reachable now; trying again may help
+    ├── TopicMissing
+    ├── TopicMismatch          a topic exists with other partitions or settings than needed
+    ├── PermissionDenied       the log refuses this user
+    ├── LogFull                no space, or read-only
+    ├── RecordTooLarge         one record is over the topic's limit
+    ├── OffsetGone             an offset below what retention has kept
+    └── Fenced                 another owner has taken the partition: drop state, restore
 """
 
 from __future__ import annotations

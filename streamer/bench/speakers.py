@@ -49,7 +49,7 @@ class Size:
 
 
 QUICK = Size(speakers=8, longest_s=4.0, alone=1)
-FULL = Size(speakers=64, longest_s=20.0, alone=8)
+FULL = Size(speakers=64, longest_s=20.0, alone=64)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,6 +22,7 @@ from streamer.worker.opening import Opening
 from streamer.worker.progress import Progress
 from streamer.worker.results import CallResult, PartitionResult, StreamKey
 from streamer.worker.retention import retention_alert
+from streamer.worker.saving import Saving
 from streamer.worker.stepper import Stepper
 
 T = TypeVar("T")
@@ -69,8 +69,8 @@ class Session:
         self._applied = asyncio.Event()
         self._commit_lock = asyncio.Lock()
         self._paused = False
-        self._watermarks: dict[TopicPartition, deque[tuple[float, int]]] = {}
-        self._state_bytes = 4096.0
+        commit = options.commit
+        self._saving = Saving(commit.snapshot_interval_ms / 1000, commit.snapshot_bytes_per_s)
         self._in_danger: set[TopicPartition] = set()
         self._retention_ms: int | None = None
         self.lag_records = -1
@@ -207,7 +207,7 @@ class Session:
         numbers = frozenset(p.partition for p in partitions)
         for partition in partitions:
             self._progress.pop(partition, None)
-            self._watermarks.pop(partition, None)
+            self._saving.forget(partition)
         await self._in(self._engine_thread, lambda: self._stepper.table.drop_partitions(numbers))
 
     # ------------------------------------------------------------------ stepping
@@ -276,37 +276,18 @@ class Session:
 
     async def _save(self) -> None:
         """Stagger snapshots: every tick the oldest unsaved streams, within the bytes-per-second budget (rule 3)."""
-        interval_s = self._options.commit.snapshot_interval_ms / 1000
-        tick_s = max(interval_s / 10, 0.02)
         while True:
-            await asyncio.sleep(tick_s)
-            budget = max(1, int(self._options.commit.snapshot_bytes_per_s * tick_s / self._state_bytes))
-            await self._take_copies(self._due(interval_s)[:budget])
-
-    def _due(self, interval_s: float) -> list[StreamKey]:
-        """Streams with a record stepped longer than `interval_s` ago that no saved state contains."""
-        now = time.monotonic()
-        due: list[StreamKey] = []
-        for partition, progress in self._progress.items():
-            marks = self._watermarks.setdefault(partition, deque())
-            marks.append((now, progress.watermark))
-            while len(marks) > 1 and marks[1][0] <= now - interval_s:
-                marks.popleft()
-            if marks[0][0] <= now - interval_s:
-                old = marks[0][1]
-                due += [StreamKey(partition.partition, name) for name, first in progress.unsaved() if first < old]
-        return due
+            await asyncio.sleep(self._saving.tick_s)
+            await self._take_copies(self._saving.due(self._progress, time.monotonic()))
 
     async def _take_copies(self, keys: Sequence[StreamKey]) -> None:
         if not keys:
             return
         copies = await self._in(self._engine_thread, lambda: self._stepper.table.copies(keys))
-        if copies:
-            mean = sum(len(c.data) for c in copies) / len(copies)
-            self._state_bytes = mean
-            result = CallResult()
-            result.add_copies(copies)
-            self._apply(result)
+        self._saving.saved(copies)
+        result = CallResult()
+        result.add_copies(copies)
+        self._apply(result)
 
     # ------------------------------------------------------------------ looking
 
@@ -324,7 +305,7 @@ class Session:
             self.lag_records = sum(behind.values())
             await self._mind_retention(behind)
             if self._options.streams.end_early:
-                await self._end_idle([p for p, lag in behind.items() if lag == 0])
+                await self._end_idle([p for p in behind if self._is_read_to(p, ends[p].end)])
 
     async def _mind_retention(self, behind: Mapping[TopicPartition, int]) -> None:
         """Raise an alert before unread input is deleted."""
@@ -343,13 +324,18 @@ class Session:
                 record = self._stepper.outbox.own(alert, partition, self._progress[partition].committed)
                 await self._log.append(self._options.outputs.alerts, partition.partition, [record])
 
+    def _is_read_to(self, partition: TopicPartition, end: int) -> bool:
+        """Whether everything up to `end` is stepped. What is committed does not tell: a re-run starts at the floor."""
+        progress = self._progress.get(partition)
+        return progress is not None and progress.watermark >= end
+
     async def _end_idle(self, partitions: Sequence[TopicPartition]) -> None:
         """Only partitions that are read to their end: what merely waits in a backlog is not idle (rule 6)."""
         before_ms = _now_ms() - int(self._options.streams.ttl_of(self._stepper.rate_hz) * 1000)
         for partition in partitions:
-            number = partition.partition
-            for key in await self._in(self._engine_thread, partial(self._stepper.table.idle_since, before_ms, number)):
-                self._apply(await self._in(self._engine_thread, partial(self._stepper.end_idle, key, "idle")))
+            self._apply(
+                await self._in(self._engine_thread, partial(self._stepper.end_idle, before_ms, partition.partition))
+            )
 
     async def drained(self) -> bool:
         """Whether everything in the input as of now is committed."""

@@ -88,11 +88,11 @@ class Stepper:
             if apart:
                 self._step_lines([run.singles() for run in apart], result)
 
-    def end_idle(self, key: StreamKey, reason: str) -> CallResult:
-        """End a stream early, by the wall clock (DESIGN.md rule 6)."""
+    def end_idle(self, before_ms: int, partition: int) -> CallResult:
+        """End a partition's streams whose last record is older, by the wall clock (DESIGN.md rule 6)."""
         result = CallResult()
-        if (stream := self.table.streams.get(key)) is not None:
-            self._life.end(key, stream, reason, result)
+        for key in self.table.idle_since(before_ms, partition):
+            self._life.end(key, self.table.streams[key], "idle", result)
         return result
 
     def _ready(self, items: Sequence[Item], result: CallResult) -> tuple[list[Item], list[Item]]:
