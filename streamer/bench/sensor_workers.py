@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
@@ -117,6 +118,7 @@ async def _serve(bootstrap: str, application: str, topic: str, partitions: int) 
 
 def main() -> None:
     bootstrap, application, topic, partitions = sys.argv[1:]
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # the group rebalances when the second worker joins
     torch.set_num_threads(1)  # the broker and the other workers need the other cores
     tune_for_serving()
     asyncio.run(_serve(bootstrap, application, topic, int(partitions)))
