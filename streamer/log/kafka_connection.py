@@ -26,6 +26,7 @@ from streamer.errors import (
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 Compression = Literal["gzip", "snappy", "lz4", "zstd"]
+Delivery = Literal["at_least_once", "exactly_once"]
 
 # 100 ms by default, which every retry of a rebalance or a transaction would wait.
 RETRY_BACKOFF_MS = 5
@@ -78,6 +79,7 @@ class KafkaOptions:
     its partitions. rebalance_timeout_s: how long the group waits for members to rejoin; a fifth of it is what a revoked
     partition may take to settle. request_timeout_s: appends, commits and questions retry this long, then
     LogUnavailable. replication_factor: of topics created, -1 for the brokers' default. ssl_*_file: PEM files.
+    delivery: of a worker's commits; `exactly_once` puts each into one transaction, which costs some milliseconds more.
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -97,6 +99,7 @@ class KafkaOptions:
     compression: Compression | None = None
     replication_factor: int = -1
     partition_fetch_bytes: int = 2 * 1024 * 1024
+    delivery: Delivery = "at_least_once"
 
     @property
     def settle_timeout_s(self) -> float:

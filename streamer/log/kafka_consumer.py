@@ -20,6 +20,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from streamer.errors import Fenced
 from streamer.log.base import DEFAULT_MAX_RECORDS, Assigned, Commit, Committed, ConsumerEvent, Revoked
 from streamer.log.kafka_connection import KafkaOptions, translating
+from streamer.log.kafka_exact import ExactCommits
 from streamer.log.kafka_publish import KafkaPublisher
 from streamer.log.kafka_reader import LOOK_S, Fetching, new_client, start_client
 from streamer.log.kafka_topics import KafkaTopics
@@ -48,6 +49,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._rebalancing = True  # until the first assignment
         self._wake: asyncio.Future[None] | None = None
         self._undelivered: list[RecordBatch] = []  # fetched by a read that was cancelled
+        self._exactly = ExactCommits(options, publisher, group, self) if options.delivery == "exactly_once" else None
 
     async def __aenter__(self) -> Self:
         for topic in self._subscription:
@@ -72,6 +74,8 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> None:
         for event in self._events:
             self._settle(event)  # nobody will read these any more: do not let the group wait for them
+        if self._exactly is not None:
+            await self._exactly.stop()
         if self._fetching is not None:
             await self._fetching.client.stop()
 
@@ -91,12 +95,12 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def position(self, partition: TopicPartition) -> int:
         """The offset the next read starts at. Raises Fenced when this member does not own the partition."""
-        self._check_owned(partition)
+        self.check_owned(partition)
         return self._open().positions[partition]
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read `partition` from `offset` next. Raises Fenced when this member does not own it."""
-        self._check_owned(partition)
+        self.check_owned(partition)
         if not self._rebalancing:  # else it is about to be revoked anyway
             self._open().seek(partition, offset)
 
@@ -114,16 +118,22 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def committed(self, partition: TopicPartition) -> Committed | None:
         """The group's committed position."""
-        return (await self._committed([partition])).get(partition)
+        return (await self.committed_of([partition])).get(partition)
 
     async def commit(self, commits: Sequence[Commit]) -> None:
-        """At least once: outputs, states, floors, offsets, tombstones, each awaited for all commits before the next.
+        """Exactly once: each in a transaction. At least once: outputs, states, floors, offsets, tombstones, in stages,
+        each awaited for all commits before the next.
 
         Raises Fenced (no offset is written), RecordTooLarge and TopicMissing (nothing is), PermissionDenied,
-        LogUnavailable (an unknown part is).
+        LogUnavailable (an unknown part is; the same commits may be tried again).
         """
         for commit in commits:
-            self._check_owned(commit.partition)
+            self.check_owned(commit.partition)
+        if self._exactly is not None:
+            return await self._exactly.commit(commits)
+        return await self._commit_in_stages(commits)
+
+    async def _commit_in_stages(self, commits: Sequence[Commit]) -> None:
         stages = [
             await self._publisher.prepare([append for commit in commits for append in part(commit)])
             for part in (_outputs, _states, _floor, _tombstones)
@@ -158,6 +168,8 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 async with asyncio.timeout(self._options.settle_timeout_s):
                     await settled
         self._owned -= known
+        if self._exactly is not None:
+            self._exactly.release(known)
         for partition in known:
             self._open().positions.pop(partition, None)
 
@@ -185,7 +197,11 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _begin(self, assigned: Assigned) -> bool:
         partitions = list(assigned.partitions)
-        committed = await self._committed(partitions)
+        if self._exactly is not None:
+            await self._exactly.acquire(partitions)
+        committed = await self.committed_of(partitions)
+        if self._exactly is not None:
+            self._exactly.found({name: at.metadata for name, at in committed.items()})
         fresh = [ClientPartition(*p) for p in partitions if p not in committed]
         with translating(self._options, f"look for the first offsets of {', '.join(map(str, fresh))}"):
             begins = await self._open().client.beginning_offsets(fresh) if fresh else {}
@@ -217,7 +233,8 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
             return await fetching
         return []
 
-    async def _committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]:
+    async def committed_of(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]:
+        """Positions and metadata of the group; partitions without are left out. Raises LogUnavailable."""
         # The public committed() takes one partition and drops the metadata.
         names = [ClientPartition(*partition) for partition in partitions]
         with translating(self._options, f"read the committed offsets of group {self._group!r}"):
@@ -225,10 +242,19 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 found = await self._open().client._coordinator.fetch_committed_offsets(names)
         return {TopicPartition(*name): Committed(o.offset, o.metadata) for name, o in found.items()}
 
+    async def is_member(self) -> bool:
+        """Whether the group still counts on this member in the generation that gave it its partitions."""
+        coordinator = self._open().client._coordinator
+        generation = coordinator.generation
+        with translating(self._options, f"ask group {self._group!r} for this member"):
+            async with asyncio.timeout(self._options.request_timeout_s):
+                return bool(await coordinator._do_heartbeat()) and coordinator.generation == generation >= 0
+
     def _generation(self) -> int:
         return int(self._open().client._coordinator.generation)  # not published by the client
 
-    def _check_owned(self, partition: TopicPartition) -> None:
+    def check_owned(self, partition: TopicPartition) -> None:
+        """Raises Fenced for a partition that this member does not own."""
         if partition not in self._owned:
             raise Fenced(f"{partition} is not assigned to this member of group {self._group!r}: drop its state")
 

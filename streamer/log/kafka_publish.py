@@ -149,7 +149,7 @@ class KafkaPublisher:
         futures = []
         for builder in builders:
             future = await producer.send_batch(builder, partition.topic, partition=partition.partition)
-            future.add_done_callback(_look_at)
+            future.add_done_callback(look_at)
             futures.append(future)
         return [(await future).offset for future in futures]
 
@@ -186,20 +186,21 @@ class KafkaPublisher:
             self._retire(producer)
 
     def _retire(self, producer: AIOKafkaProducer) -> None:
-        task = asyncio.create_task(self._stop(producer))
+        task = asyncio.create_task(stop_producer(producer, self._options))
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
 
-    async def _stop(self, producer: AIOKafkaProducer) -> None:
-        """Flush and close; by force where no broker takes what is left (whoever waited for it has been told)."""
-        try:
-            async with asyncio.timeout(self._options.request_timeout_s):
-                await producer.stop()
-        except TimeoutError:
-            sender = producer._sender.sender_task
-            sender.cancel()  # it would try for ever
-            await asyncio.wait({sender}, timeout=self._options.request_timeout_s)  # its requests may still connect
-            await producer.client.close()
+
+async def stop_producer(producer: AIOKafkaProducer, options: KafkaOptions) -> None:
+    """Flush and close; by force where no broker takes what is left (whoever waited for it has been told)."""
+    try:
+        async with asyncio.timeout(options.request_timeout_s):
+            await producer.stop()
+    except TimeoutError:
+        sender = producer._sender.sender_task
+        sender.cancel()  # it would try for ever
+        await asyncio.wait({sender}, timeout=options.request_timeout_s)  # its requests may still connect
+        await producer.client.close()
 
 
 def _batch_bytes(topic: TopicInfo) -> int:
@@ -211,7 +212,7 @@ def _may_break_rules(topic: TopicInfo, batches: Sequence[BatchBuilder]) -> bool:
     return topic.compact or max(batch.size() for batch in batches) > topic.max_record_bytes
 
 
-def _look_at(future: asyncio.Future[Any]) -> None:
+def look_at(future: asyncio.Future[Any]) -> None:
     """Take note of a failure that an earlier one has hidden, so that asyncio does not warn of it."""
     if not future.cancelled():
         future.exception()

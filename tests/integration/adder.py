@@ -13,7 +13,12 @@ from streamer.testing.models import RunningSum
 
 async def main() -> None:
     options = json.loads(sys.argv[1])
-    kafka = KafkaOptions(bootstrap_servers=options["bootstrap"], session_timeout_s=6.0, heartbeat_interval_s=1.0)
+    kafka = KafkaOptions(
+        bootstrap_servers=options["bootstrap"],
+        session_timeout_s=6.0,
+        heartbeat_interval_s=1.0,
+        delivery=options["delivery"],
+    )
     async with streamer.KafkaLog(kafka) as log:
         app = streamer.pipeline(
             streamer.wrap(RunningSum(), name="adder"),

@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from streamer.errors import InputError
 from streamer.feeds.microphone import devices
 from streamer.log.base import Log
 from streamer.log.kafka import KafkaLog, KafkaOptions
+from streamer.log.kafka_connection import Delivery
 from streamer.log.memory import MemoryLog
 from streamer.log.sqlite import SqliteLog
 from streamer.testing.clocks import FakeWallClock
@@ -63,10 +65,16 @@ def name() -> str:
 
 
 @pytest.fixture
-def worker_process(kafka: str, name: str) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def delivery() -> Delivery:
+    """How the worker processes commit; a test may say otherwise by a parameter of this name."""
+    return "at_least_once"
+
+
+@pytest.fixture
+def worker_process(kafka: str, name: str, delivery: Delivery) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Starts worker processes and sees to it that none stays."""
     started: list[subprocess.Popen[str]] = []
-    options = json.dumps({"bootstrap": kafka, "name": name, "topic": f"{name}-in"})
+    options = json.dumps({"bootstrap": kafka, "name": name, "topic": f"{name}-in", "delivery": delivery})
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, str(ROOT / "tests" / "integration" / "adder.py"), options]
@@ -83,21 +91,38 @@ def worker_process(kafka: str, name: str) -> Iterator[Callable[[], subprocess.Po
         process.communicate()
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
-def bootstrap(request: pytest.FixtureRequest) -> str:
-    """The name of an embedded log, or a broker's address."""
-    return str(request.getfixturevalue("kafka")) if request.param == "kafka" else str(request.param)
+@dataclass(frozen=True)
+class Kind:
+    """An embedded log, or a broker's address with how a worker's commits are made."""
+
+    name: str
+    bootstrap: str = ""
+    delivery: Delivery = "at_least_once"
+
+
+IN_TRANSACTIONS = "kafka in transactions"
+
+
+@pytest.fixture(
+    params=["memory", "sqlite", *(pytest.param(name, marks=pytest.mark.kafka) for name in ("kafka", IN_TRANSACTIONS))]
+)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Which log."""
+    if not request.param.startswith("kafka"):
+        return Kind(request.param)
+    delivery: Delivery = "exactly_once" if request.param == IN_TRANSACTIONS else "at_least_once"
+    return Kind("kafka", str(request.getfixturevalue("kafka")), delivery)
 
 
 @pytest.fixture
-async def case(bootstrap: str, tmp_path: Path) -> AsyncIterator[Case]:
+async def case(kind: Kind, tmp_path: Path) -> AsyncIterator[Case]:
     """The log under test, with every member leaving at the end."""
     clock = FakeWallClock()
     async with AsyncExitStack() as stack:
-        if bootstrap == "memory":
+        if kind.name == "memory":
             log: Log = await stack.enter_async_context(MemoryLog(now_ms=clock))
             yield Case("memory", log, lambda _: _same(log), clock, stack)
-        elif bootstrap == "sqlite":
+        elif kind.name == "sqlite":
 
             async def another_file(on: AsyncExitStack) -> Log:
                 return await on.enter_async_context(SqliteLog(tmp_path / "log.db", now_ms=clock))
@@ -106,7 +131,9 @@ async def case(bootstrap: str, tmp_path: Path) -> AsyncIterator[Case]:
         else:
 
             async def another_client(on: AsyncExitStack) -> Log:
-                return await on.enter_async_context(KafkaLog(KafkaOptions(bootstrap_servers=bootstrap)))
+                return await on.enter_async_context(
+                    KafkaLog(KafkaOptions(bootstrap_servers=kind.bootstrap, delivery=kind.delivery))
+                )
 
             yield Case("kafka", await another_client(stack), another_client, None, stack)
 

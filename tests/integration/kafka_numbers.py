@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 DEADLINE_S = 120.0
 
@@ -74,3 +76,42 @@ def answered(wanted: int) -> Callable[[list[Message]], bool]:
 def mine(name: str, wanted: int) -> Callable[[list[Message]], bool]:
     """Whether that many inputs of this test's topic were answered."""
     return lambda found: len({i for m in found if (i := header(m, "ce_id")).startswith(f"{name}-in/")}) >= wanted
+
+
+def until_shared(bootstrap: str, group: str, members: int) -> None:
+    """Wait until the group has so many members and each of them a partition."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    deadline = time.monotonic() + DEADLINE_S
+    counts: list[int] = []
+    while len(counts) != members or 0 in counts:
+        assert time.monotonic() < deadline, f"the members of {group} have {counts} partitions"
+        try:
+            described = admin.describe_consumer_groups([group])[group].result()
+        except KafkaException:  # a fresh broker has no coordinator yet
+            continue
+        counts = [len(member.assignment.topic_partitions) for member in described.members]
+
+
+def ids_due(bootstrap: str, topic: str) -> set[str]:
+    """The id of the answer to each record of a topic of two partitions."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "nobody"})
+    ends = [consumer.get_watermark_offsets(TopicPartition(topic, p), 30)[1] for p in range(2)]
+    consumer.close()
+    return {f"{topic}/{p}/{offset}/prediction/0" for p, end in enumerate(ends) for offset in range(end)}
+
+
+class Source:
+    """Six devices, whose numbers are remembered."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self.numbers: dict[str, list[int]] = {f"d{n}": [] for n in range(6)}
+        self._bootstrap, self._topic = bootstrap, topic
+        self._draw = random.Random(11)
+
+    def send(self, each: int) -> int:
+        """More numbers of every device; returns how many there are of all now."""
+        more = {device: [self._draw.randrange(100) for _ in range(each)] for device in self.numbers}
+        produce(self._bootstrap, self._topic, more, len(self.numbers["d0"]))
+        for device, values in more.items():
+            self.numbers[device] += values
+        return sum(map(len, self.numbers.values()))
