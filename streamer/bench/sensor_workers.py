@@ -1,6 +1,6 @@
 """W3's job in processes of their own, as it is run on a machine of several cores: workers of one consumer group.
 
-    python -m streamer.bench.sensor_workers BOOTSTRAP APPLICATION TOPIC PARTITIONS
+    python -m streamer.bench.sensor_workers BOOTSTRAP APPLICATION TOPIC PARTITIONS DELIVERY
 
 is one of them: it writes how many partitions it holds, one JSON number a line whenever that changes, and when its input
 is closed, how late a 5 ms timer of its event loop was, as one list of seconds.
@@ -15,7 +15,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
@@ -23,6 +23,7 @@ from streamer.bench import sensor_job
 from streamer.bench.kafka_rivals import Hidden
 from streamer.log.base import Log
 from streamer.log.kafka import KafkaLog, KafkaOptions
+from streamer.log.kafka_connection import Delivery
 from streamer.observe.process import tune_for_serving
 from streamer.records import NewRecord
 
@@ -37,7 +38,13 @@ class SensorRun(NamedTuple):
 
 
 async def run(
-    log: Log, bootstrap: str, application: str, topic: str, records: Sequence[Sequence[NewRecord]], workers: int
+    log: Log,
+    bootstrap: str,
+    application: str,
+    topic: str,
+    records: Sequence[Sequence[NewRecord]],
+    workers: int,
+    delivery: Delivery = "at_least_once",
 ) -> SensorRun:
     """Answer `records` (by partition) once with so many worker processes.
 
@@ -48,7 +55,7 @@ async def run(
     async with Hidden(bootstrap, topic) as hidden:
         await sensor_job.create_topics(log, application, topic, partitions)
         await hidden.write(records)
-        arguments = [bootstrap, application, topic, str(partitions)]
+        arguments = [bootstrap, application, topic, str(partitions), delivery]
         processes = [await _start(arguments) for _ in range(workers)]
         try:
             await _complete(processes, partitions)
@@ -98,12 +105,12 @@ async def _end(process: Process) -> list[float]:
     return lags
 
 
-async def _serve(bootstrap: str, application: str, topic: str, partitions: int) -> None:
+async def _serve(options: KafkaOptions, application: str, topic: str, partitions: int) -> None:
     """Be one worker until standard input is closed."""
     closed = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     lags: list[float] = []
     async with (
-        KafkaLog(KafkaOptions(bootstrap_servers=bootstrap)) as log,
+        KafkaLog(options) as log,
         sensor_job.worker(log, application, topic, partitions) as served,
     ):
         ticking = asyncio.create_task(sensor_job.tick(lags))
@@ -117,11 +124,12 @@ async def _serve(bootstrap: str, application: str, topic: str, partitions: int) 
 
 
 def main() -> None:
-    bootstrap, application, topic, partitions = sys.argv[1:]
+    bootstrap, application, topic, partitions, delivery = sys.argv[1:]
     logging.getLogger("aiokafka").setLevel(logging.ERROR)  # the group rebalances when the second worker joins
     torch.set_num_threads(1)  # the broker and the other workers need the other cores
     tune_for_serving()
-    asyncio.run(_serve(bootstrap, application, topic, int(partitions)))
+    options = KafkaOptions(bootstrap_servers=bootstrap, delivery=cast(Delivery, delivery))
+    asyncio.run(_serve(options, application, topic, int(partitions)))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,9 +21,10 @@ from streamer.bench import kafka_rivals, sensor_job, sensor_workers
 from streamer.bench.rows import Row, median_ratio, skipped
 from streamer.log.base import Log, TopicSpec
 from streamer.log.kafka import KafkaLog, KafkaOptions
+from streamer.log.kafka_connection import Delivery
 from streamer.observe.process import tune_for_serving
 
-BARE_REACH, QUIX_REACH = 1.0, 10.0
+BARE_REACH, QUIX_REACH, EXACTLY_REACH = 1.0, 10.0, 0.9
 QUIX_PYTHON = "STREAMER_QUIX_PYTHON"
 """Names the Python of another environment that has quixstreams, where this one does not."""
 
@@ -53,55 +54,60 @@ def w3(bootstrap: str, load: Load) -> list[Row]:
         torch.set_num_threads(threads)
 
 
+@dataclass(slots=True)
+class _Runs:
+    """Records/s of each round. ours: by delivery and number of workers; lags_s: of all workers."""
+
+    ours: dict[tuple[Delivery, int], list[float]]
+    sends: list[float] = field(default_factory=list)
+    batches: list[float] = field(default_factory=list)
+    lags_s: list[float] = field(default_factory=list)
+
+
 async def _measure(bootstrap: str, load: Load, partitions: int) -> list[Row]:
     source, bare = f"w3-{partitions}-{os.getpid()}", f"w3-bare-{partitions}-{os.getpid()}"
-    counts = sorted({1, min(os.cpu_count() or 1, partitions)})
-    ours: dict[int, list[float]] = {workers: [] for workers in counts}
-    sends: list[float] = []
-    batches: list[float] = []
-    lags_s: list[float] = []
+    most = min(os.cpu_count() or 1, partitions)
+    ways: list[tuple[Delivery, int]] = [("at_least_once", 1), ("at_least_once", most), ("exactly_once", most)]
+    runs = _Runs({way: [] for way in ways})
     events = sensor_job.events(partitions, load.records)
     async with KafkaLog(KafkaOptions(bootstrap_servers=bootstrap)) as log:
         await sensor_job.fill(log, source, events)
         await log.create_topics([TopicSpec(bare, partitions)])
         answers = await _answers(log, source, partitions, load)
         for number in range(load.rounds):
-            for workers in counts:
-                name = f"{source}-{number}-{workers}"
+            for delivery, workers in runs.ours:
+                name = f"{source}-{number}-{workers}-{delivery}"
                 await log.create_topics([TopicSpec(f"{name}-events", partitions)])
-                run = await sensor_workers.run(log, bootstrap, name, f"{name}-events", events, workers)
-                ours[workers].append(run.records_per_s)
-                lags_s += run.lags_s
-            sends.append(await kafka_rivals.send_loop(bootstrap, source, bare, answers))
-            batches.append(await kafka_rivals.batch_loop(bootstrap, source, bare, answers))
-    return [*_rows(load, partitions, ours, sends, batches, lags_s), await _quix_row(bootstrap, source, load, ours)]
+                run = await sensor_workers.run(log, bootstrap, name, f"{name}-events", events, workers, delivery)
+                runs.ours[delivery, workers].append(run.records_per_s)
+                runs.lags_s += run.lags_s
+            runs.sends.append(await kafka_rivals.send_loop(bootstrap, source, bare, answers))
+            runs.batches.append(await kafka_rivals.batch_loop(bootstrap, source, bare, answers))
+    rows = _rows(load, f"W3 sensors, {partitions} partitions", runs, most)
+    return [*rows, await _quix_row(bootstrap, source, load, runs.ours["at_least_once", 1])]
 
 
-def _rows(
-    load: Load,
-    partitions: int,
-    ours: Mapping[int, list[float]],
-    sends: list[float],
-    batches: list[float],
-    lags_s: list[float],
-) -> list[Row]:
+def _rows(load: Load, what: str, runs: _Runs, most: int) -> list[Row]:
     size = len(sensor_job.event(0, 0, np.zeros(len(sensor_job.COLUMNS)) - 0.1234))
-    note = f"{load.records:,} events of about {size} bytes, {sensor_job.DEVICES:,} devices, at least once, one machine"
+    note = f"{load.records:,} events of about {size} bytes, {sensor_job.DEVICES:,} devices, one machine"
     rows = []
-    for workers, runs in ours.items():
-        name = f"W3 sensors, {partitions} partitions, {workers} worker{'s' if workers > 1 else ''}"
-        rows += [
-            _against(name, runs, "bare aiokafka send() loop", sends, BARE_REACH, note),
-            _against(name, runs, "bare send_batch() loop", batches, None, "the client's limit"),
-        ]
-    late_ms = 1000 * np.quantile(lags_s, [0.5, 0.99])
-    name = f"W3 sensors, {partitions} partitions: loop lag p99"
-    return [*rows, Row(name, float(late_ms[1]), "ms", note=f"p50 {late_ms[0]:.1f} ms, of a 5 ms timer")]
+    for (delivery, workers), ours in runs.ours.items():
+        name = f"{what}, {workers} worker{'s' if workers > 1 else ''}, {delivery.replace('_', ' ')}"
+        rows.append(_against(name, ours, "bare aiokafka send() loop", runs.sends, BARE_REACH, note))
+        rows.append(_against(name, ours, "bare send_batch() loop", runs.batches, None, "the client's limit"))
+        if delivery == "exactly_once":
+            less = runs.ours["at_least_once", most]
+            rows.append(_against(name, ours, "at least once", less, EXACTLY_REACH, "a transaction a partition"))
+    late_ms = 1000 * np.quantile(runs.lags_s, [0.5, 0.99])
+    return [
+        *rows,
+        Row(f"{what}: loop lag p99", float(late_ms[1]), "ms", note=f"p50 {late_ms[0]:.1f} ms, of a 5 ms timer"),
+    ]
 
 
-async def _quix_row(bootstrap: str, source: str, load: Load, ours: Mapping[int, list[float]]) -> Row:
+async def _quix_row(bootstrap: str, source: str, load: Load, ours: list[float]) -> Row:
     """Quix Streams is one process: so is what it is compared with."""
-    return await asyncio.to_thread(_quix, "W3 sensors, 1 worker", statistics.median(ours[1]), bootstrap, source, load)
+    return await asyncio.to_thread(_quix, "W3 sensors, 1 worker", statistics.median(ours), bootstrap, source, load)
 
 
 async def _answers(log: Log, source: str, partitions: int, load: Load) -> kafka_rivals.Answers:
