@@ -47,6 +47,8 @@ class Opening:
             topic_of=self._topic_of,
             committed=saved.committed,
             position=saved.position,
+            metadata=saved.metadata,
+            written_floor=saved.floor,
         )
         mismatches: dict[str, str] = {}
         for record in saved.states:

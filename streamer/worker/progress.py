@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
+from uuid import uuid4
 
 import msgspec
 
@@ -40,7 +41,7 @@ class Progress:
     """Everything between a partition's reads and its commits.
 
     committed: N as last committed; records below it are re-run, their per-record outputs suppressed. position: where
-    reading starts, the replay floor.
+    reading starts, the replay floor. metadata: what the committed offset carries, an id of its commit's own.
     """
 
     def __init__(
@@ -51,15 +52,18 @@ class Progress:
         topic_of: Callable[[Role], str],
         committed: int,
         position: int,
+        metadata: str = "",
+        written_floor: int | None = None,
     ) -> None:
         self.partition = partition
         self.committed = committed
+        self.metadata = metadata
         self.inflight_bytes = 0
         self._changelog = changelog
         self._topic_of = topic_of
         self._suppress_below = committed
         self._watermark = Watermark(position)
-        self._written_floor: int | None = None
+        self._written_floor = written_floor
         self._outputs: list[Pending] = []
         self._copies: dict[str, list[Copy]] = {}
         self._stepped: dict[str, list[int]] = {}
@@ -109,6 +113,12 @@ class Progress:
         return self._watermark.unfinished
 
     @property
+    def at_rest(self) -> bool:
+        """Whether everything read is finished, published and committed: the states are true for `committed`."""
+        waits = self._outputs or self._copies or self._closing is not None
+        return not waits and not self.unfinished and self.watermark == self.committed
+
+    @property
     def oldest_unread_ms(self) -> int | None:
         """Timestamp of the oldest batch that was read and not committed, None when there is none."""
         return self._sizes[0][2] if self._sizes else None
@@ -135,6 +145,7 @@ class Progress:
         commit = Commit(
             partition=self.partition,
             offset=n,
+            metadata=uuid4().hex,
             outputs=self._appends(outputs),
             states=self._changes([NewRecord(c.key, c.data) for c in copies]),
             floor=self._changes([NewRecord(FLOOR_KEY, str(floor).encode())] if floor != self._written_floor else []),
@@ -154,7 +165,8 @@ class Progress:
                 del self._marks[mark.stream.id]
         for copy in copies:
             self._settle_copy(copy)
-        self.committed, self._written_floor, self._closing = commit.offset, floor, None
+        self.committed, self.metadata, self._written_floor = commit.offset, commit.metadata, floor
+        self._closing = None
         self._release(commit.offset)
         return dead
 

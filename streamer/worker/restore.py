@@ -12,11 +12,16 @@ from streamer.worker.progress import FLOOR_KEY, floor_of
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A partition as it was left. states: the latest record of each stream's key, in changelog order."""
+    """A partition as it was left. states: the latest record of each stream's key, in changelog order.
+
+    metadata: what the committed offset carries. floor: the replay floor that is written, None where there is none.
+    """
 
     states: list[Record]
     committed: int
     position: int
+    metadata: str = ""
+    floor: int | None = None
 
 
 async def read_changelog(log: Log, partition: TopicPartition) -> tuple[list[Record], int | None]:
@@ -49,4 +54,4 @@ async def restore(log: Log, changelog: str, partition: TopicPartition, committed
             f"{partition} is kept from offset {begin}, but states must be re-run from {position}: retention was "
             "shorter than the outage; lengthen it, or start the pipeline under a new application name to begin afresh"
         )
-    return Restored(states, committed.offset, position)
+    return Restored(states, committed.offset, position, committed.metadata, floor)

@@ -65,6 +65,8 @@ class Session:
         self._batcher: Batcher[StreamKey, Item] = Batcher(max(1, options.engine.max_batch), chunks)
         self._progress: dict[TopicPartition, Progress] = {}
         self._restoring: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._warm: dict[TopicPartition, Progress] = {}
+        self._revoked_at: dict[TopicPartition, float] = {}
         self._work = asyncio.Event()
         self._applied = asyncio.Event()
         self._commit_lock = asyncio.Lock()
@@ -77,6 +79,8 @@ class Session:
         self._records = metrics.counter("streamer_records_total", pipeline=pipeline)
         self._step_ms = metrics.histogram("streamer_step_ms", pipeline=pipeline)
         self._batch_rows = metrics.histogram("streamer_batch_rows", pipeline=pipeline)
+        self._restore_ms = metrics.histogram("streamer_restore_ms", pipeline=pipeline)
+        self._pause_ms = metrics.histogram("streamer_pause_ms", pipeline=pipeline)
         self._commit_ms = metrics.histogram("streamer_commit_ms", pipeline=pipeline)
         self._dead_total = metrics.counter("streamer_dead_letters_total", pipeline=pipeline)
 
@@ -93,6 +97,7 @@ class Session:
             self._loops = loops
             await self._read()
             await self._leave(frozenset(self._progress))
+            await self._forget(frozenset(self._warm))
             for task in (*helpers, *self._restoring.values()):
                 task.cancel()
 
@@ -124,6 +129,7 @@ class Session:
             await self._accept(batches)
             batches = []
             if isinstance(event, Assigned):
+                await self._forget(frozenset(self._warm.keys() - event.partitions))  # these went to others
                 for partition in event.partitions:
                     self._restoring[partition] = self._loops.create_task(self._open(partition))
             else:
@@ -164,15 +170,36 @@ class Session:
 
     async def _open(self, partition: TopicPartition) -> None:
         """Restore a partition, then let its records come; the others go on meanwhile."""
+        warm = await self._still_warm(partition)
+        progress, position = (warm, warm.committed) if warm is not None else await self._restored(partition)
+        self._progress[partition] = progress
+        self._restoring.pop(partition, None)
+        self._consumer.seek(partition, position)
+        if not self._paused:
+            self._consumer.resume([partition])
+        if (since := self._revoked_at.pop(partition, None)) is not None:
+            self._pause_ms.observe((time.perf_counter() - since) * 1000)
+
+    async def _restored(self, partition: TopicPartition) -> tuple[Progress, int]:
+        """The books of a partition from its changelog, and where reading starts."""
+        started = time.perf_counter()
         saved = await self._patiently("restore", partial(self._opening.read, partition))
         progress, said = await self._in(self._engine_thread, partial(self._opening.take_in, partition, saved))
         if said:
             await self._log.append(self._options.outputs.streams, partition.partition, said)
-        self._progress[partition] = progress
-        self._restoring.pop(partition, None)
-        self._consumer.seek(partition, saved.position)
-        if not self._paused:
-            self._consumer.resume([partition])
+        self._restore_ms.observe((time.perf_counter() - started) * 1000)
+        return progress, saved.position
+
+    async def _still_warm(self, partition: TopicPartition) -> Progress | None:
+        """The books of a partition that comes back as it was left: nobody else has committed since (rule 8)."""
+        warm = self._warm.pop(partition, None)
+        if warm is None:
+            return None
+        committed = await self._patiently("restore", partial(self._consumer.committed, partition))
+        if committed is not None and (committed.offset, committed.metadata) == (warm.committed, warm.metadata):
+            return warm
+        await self._forget(frozenset([partition]))
+        return None
 
     async def _revoke(self, revoked: Revoked) -> None:
         opening = {p: self._restoring.pop(p) for p in revoked.partitions if p in self._restoring}
@@ -184,11 +211,15 @@ class Session:
             self._batcher.drop(lambda key: any(key.partition == p.partition for p in mine))
             await self._forget(mine)
         else:
-            await self._leave(mine)
+            self._revoked_at |= dict.fromkeys(mine, time.perf_counter())
+            await self._leave(mine, keep_warm=True)
         self._consumer.settled(revoked)
 
-    async def _leave(self, partitions: frozenset[TopicPartition]) -> None:
-        """Drain, save, commit, release: one path for revoke and shutdown."""
+    async def _leave(self, partitions: frozenset[TopicPartition], *, keep_warm: bool = False) -> None:
+        """Drain, save, commit, release: one path for revoke and shutdown.
+
+        keep_warm: partitions that are at rest keep their states, for they may come back with the next assignment.
+        """
         numbers = {p.partition for p in partitions}
         try:
             async with asyncio.timeout(DRAIN_S):
@@ -201,12 +232,19 @@ class Session:
         await self._take_copies(keys)
         await self._commit_once(partitions)
         self._batcher.drop(lambda key: key.partition in numbers)
+        if keep_warm:
+            at_rest = {p for p in partitions if p in self._progress and self._progress[p].at_rest}
+            self._warm |= {p: self._progress.pop(p) for p in at_rest}
+            partitions -= at_rest
         await self._forget(partitions)
 
     async def _forget(self, partitions: frozenset[TopicPartition]) -> None:
+        if not partitions:
+            return
         numbers = frozenset(p.partition for p in partitions)
         for partition in partitions:
             self._progress.pop(partition, None)
+            self._warm.pop(partition, None)
             self._saving.forget(partition)
         await self._in(self._engine_thread, lambda: self._stepper.table.drop_partitions(numbers))
 

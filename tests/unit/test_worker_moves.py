@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from streamer.codecs.messages import Prediction, StreamEvent, decode
 from streamer.log.base import Commit, Revoked
 from streamer.log.memory import MemoryLog
@@ -84,3 +86,30 @@ async def test_a_partition_that_is_revoked_while_it_is_restored_leaves_nothing_b
         await restoring.until(worker, lambda: answers(TopicPartition("predictions", 0)).end == 4)
     said = await first.said()
     assert [m.body.outputs["y"][0] for m in said if isinstance(m.body, Prediction) and m.body.outputs] == [1, 3, 7, 8]
+
+
+@pytest.mark.parametrize(("meanwhile", "restores"), [(0, 2), (1, 3)], ids=["nobody used it", "its other owner used it"])
+async def test_a_partition_that_comes_back_as_it_was_left_is_not_restored(meanwhile: int, restores: int) -> None:
+    """Rule 8: warm state is valid only if the committed metadata is the id of this worker's own last commit."""
+    log = MemoryLog()
+    bench = Serving(log, RunningSum, options_of(2))
+    await bench.create_topics()
+
+    def answered(count: int) -> bool:
+        return log.partition(TopicPartition("predictions", 0)).end == count
+
+    async with bench.running() as staying:
+        await bench.feed([event("a", 1)], 0)
+        await bench.until(staying, lambda: answered(1))
+        async with bench.running() as passing:
+            await bench.until(passing, lambda: passing.status().partitions == 1)
+            await bench.feed([event("a", 2)] * meanwhile, 0)
+            await bench.until(passing, lambda: answered(1 + meanwhile))
+        await bench.until(staying, lambda: staying.status().partitions == 2)
+        await bench.feed([event("a", 4)], 0)
+        await bench.until(staying, lambda: answered(2 + meanwhile))
+        restored = staying.metrics.histogram("streamer_restore_ms", pipeline=staying.name)
+        paused = staying.metrics.histogram("streamer_pause_ms", pipeline=staying.name)
+        assert (restored.count, paused.count) == (restores, 1)
+    sums = [m.body.outputs["y"][0] for m in await bench.said() if isinstance(m.body, Prediction) and m.body.outputs]
+    assert sums == ([1.0, 3.0, 7.0] if meanwhile else [1.0, 5.0])
