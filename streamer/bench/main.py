@@ -50,6 +50,12 @@ def _speakers(setting: Setting) -> list[Row]:
     return speakers.rows(setting.bootstrap(), speakers.QUICK if setting.quick else speakers.FULL)
 
 
+def _latency(setting: Setting) -> list[Row]:
+    from streamer.bench import speakers
+
+    return speakers.latency(setting.bootstrap(), speakers.QUICK if setting.quick else speakers.FULL)
+
+
 def _memory(setting: Setting) -> list[Row]:
     from streamer.bench import memory
 
@@ -69,6 +75,7 @@ WORKLOADS: dict[str, Callable[[Setting], list[Row]]] = {
     "speech": _speech,
     "sensors": _sensors,
     "speakers": _speakers,
+    "latency": _latency,
     "memory": _memory,
     "large": _large,
 }

@@ -17,13 +17,14 @@ import numpy as np
 
 from models.bundle import load as load_bundle
 from models.contract import ModelError
+from streamer.bench.kafka_echo import echoing
 from streamer.bench.rows import Row, skipped
 from streamer.bench.sensors import tuned_for_serving
 from streamer.bench.speech import CHUNK_S, CHUNK_SAMPLES, Audio, recordings
 from streamer.codecs.audio import AudioDecoder
 from streamer.codecs.headers import CONTENT_TYPE, EOS, SAMPLE_INDEX, SEQ, SESSION
 from streamer.codecs.messages import FinalTranscript, PartialTranscript, decode
-from streamer.log.base import Log
+from streamer.log.base import Log, TopicSpec
 from streamer.log.kafka import KafkaLog, KafkaOptions
 from streamer.log.memory import MemoryLog
 from streamer.log.partitioner import partition_of
@@ -35,6 +36,8 @@ from streamer.worker.worker import Worker
 
 PARTITIONS = 4
 REACH_P99_MS = 300.0
+COMMIT_MS = 20
+LATENCY_REACH, LATENCY_REACH_MS = 1.5, 100.0
 TICK_S = 0.01
 ANSWER_TIMEOUT_S = 120.0
 
@@ -96,6 +99,62 @@ def rows(bootstrap: str, size: Size) -> list[Row]:
     ]
 
 
+def latency(bootstrap: str, size: Size) -> list[Row]:
+    """W4: from a chunk's end to its committed partial, exactly once, beside a transactional echo on the same path."""
+    name = f"W4 latency, {size.speakers} speakers, exactly once"
+    try:
+        load_bundle("speech-en")
+    except ModelError as error:
+        return [skipped(name, "ms", str(error))]
+    signals, what = recordings(size.speakers)
+    signals = _at_length(signals, int(size.longest_s * 16_000))
+    with tuned_for_serving():
+        ours, echo = asyncio.run(_measure_latency(bootstrap, {_name(i): one for i, one in enumerate(signals)}))
+    ours_ms, echo_ms = (1000 * float(np.quantile(late, 0.99)) - COMMIT_MS for late in (ours, echo))
+    note = f"p50 {1000 * np.median(ours) - COMMIT_MS:.0f} ms, the echo's {1000 * np.median(echo) - COMMIT_MS:.0f} ms; "
+    note += f"commit interval of {COMMIT_MS} ms taken off; {what} at real-time pace, {os.cpu_count()} cores"
+    return [
+        Row(
+            f"{name}: chunk end to committed, p99",
+            ours_ms,
+            "ms",
+            "a transactional echo",
+            echo_ms,
+            LATENCY_REACH,
+            "lower",
+            note,
+        ),
+        Row(f"{name}: p99 in itself", ours_ms, "ms", reach=LATENCY_REACH_MS, better="lower"),
+    ]
+
+
+async def _measure_latency(bootstrap: str, signals: dict[str, Audio]) -> tuple[list[float], list[float]]:
+    run = f"latency-{os.getpid()}"
+    async with KafkaLog(KafkaOptions(bootstrap_servers=bootstrap, delivery="exactly_once")) as log:
+        heard = await _serve(log, run, signals, paced=True, deterministic=False)
+        source, target = f"{run}.echo", f"{run}.echoed"
+        await log.create_topics([TopicSpec(source, PARTITIONS), TopicSpec(target, PARTITIONS)])
+        due_s: dict[tuple[int, int], float] = {}
+        late_s: list[float] = []
+        async with echoing(bootstrap, source, target, PARTITIONS, COMMIT_MS / 1000):
+            listening = asyncio.create_task(_listen_to_echo(log, target, due_s, late_s))
+            await _feed(log, source, signals, due_s, paced=True)
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
+    return heard.late_s, late_s
+
+
+async def _listen_to_echo(log: Log, target: str, due_s: dict[tuple[int, int], float], late_s: list[float]) -> None:
+    async with log.reader({TopicPartition(target, p): 0 for p in range(PARTITIONS)}) as reader:
+        while True:
+            batches = await reader.read(timeout_s=0.2)
+            now = time.perf_counter()
+            for record in (r for batch in batches for r in batch.records):
+                offset = int(next(value for name, value in record.headers if name == "ce_id"))
+                late_s.append(now - due_s.get((record.partition, offset), now))
+
+
 def _at_length(signals: Sequence[Audio], samples: int) -> list[Audio]:
     """Every speaker reads on, the next one's recording behind their own, to the end of one that is long enough."""
     doubled = [*signals, *signals]
@@ -124,22 +183,28 @@ def _name(number: int) -> str:
     return f"speaker-{number}"
 
 
-def _options(run: str) -> PipelineOptions:
+def _options(run: str, deterministic: bool) -> PipelineOptions:
     roles = ("transcripts", "predictions", "alerts", "streams", "deadletters")
     return PipelineOptions(
         input=InputOptions(topic=f"{run}.audio", partitions=PARTITIONS),
         model="speech-en",
         engine=EngineOptions(
-            device="cpu", dtype="bfloat16", max_batch=32, slots=128, deterministic=True, threads=1, warm_up=True
+            device="cpu",
+            dtype="bfloat16",
+            max_batch=32,
+            slots=128,
+            deterministic=deterministic,
+            threads=1,
+            warm_up=True,
         ),
-        commit=CommitOptions(commit_interval_ms=20),
+        commit=CommitOptions(commit_interval_ms=COMMIT_MS),
         outputs=OutputOptions(**{role: f"{run}.{role}" for role in roles}),  # type: ignore[arg-type]
     )
 
 
-async def _serve(log: Log, run: str, signals: dict[str, Audio], *, paced: bool) -> Heard:
+async def _serve(log: Log, run: str, signals: dict[str, Audio], *, paced: bool, deterministic: bool = True) -> Heard:
     """A worker of its own over `log`; everything is fed, and heard until every stream has ended."""
-    options = _options(run)
+    options = _options(run, deterministic)
     group = topics.group_of(run, "speech")
     changelog = topics.changelog_of(group, options.input.topic)
     specs = topics.needed(options, group, PARTITIONS)
