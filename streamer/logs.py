@@ -46,6 +46,7 @@ def _kafka(settings: KafkaSettings) -> Log:
             rebalance_timeout_s=settings.rebalance_timeout_s,
             compression=settings.compression,
             replication_factor=settings.replication_factor,
+            group_instance_id=settings.group_instance_id,
             delivery=settings.delivery,
         )
     )

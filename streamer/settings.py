@@ -59,6 +59,7 @@ class KafkaSettings(_Part):
     session_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     rebalance_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     replication_factor: Annotated[int, Field(ge=-1)] = -1
+    group_instance_id: str | None = None
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
 
 

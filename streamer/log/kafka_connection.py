@@ -79,6 +79,8 @@ class KafkaOptions:
     its partitions. rebalance_timeout_s: how long the group waits for members to rejoin; a fifth of it is what a revoked
     partition may take to settle. request_timeout_s: appends, commits and questions retry this long, then
     LogUnavailable. replication_factor: of topics created, -1 for the brokers' default. ssl_*_file: PEM files.
+    group_instance_id: a name of this process in its groups that stays the same over restarts (KIP-345): whoever comes
+    back within the session timeout gets its partitions back, and the others are not disturbed; None for none.
     delivery: of a worker's commits; `exactly_once` puts each into one transaction, which costs some milliseconds more.
     """
 
@@ -99,6 +101,7 @@ class KafkaOptions:
     compression: Compression | None = None
     replication_factor: int = -1
     partition_fetch_bytes: int = 2 * 1024 * 1024
+    group_instance_id: str | None = None
     delivery: Delivery = "at_least_once"
 
     @property

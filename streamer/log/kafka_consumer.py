@@ -57,6 +57,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         client = new_client(
             self._options,
             group_id=self._group,
+            group_instance_id=self._options.group_instance_id,
             session_timeout_ms=int(self._options.session_timeout_s * 1000),
             heartbeat_interval_ms=int(self._options.heartbeat_interval_s * 1000),
             rebalance_timeout_ms=int(self._options.rebalance_timeout_s * 1000),
