@@ -1,13 +1,19 @@
-"""How to reach a Kafka cluster, and what its client's errors mean in our words. Opens nothing."""
+"""How to reach a Kafka cluster, and what its client's errors mean in our words. Opens nothing.
+
+Why a connection failed the client says in its log only, so that log is listened to here. It would also write
+passwords there, at DEBUG: those lines are dropped.
+"""
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from aiokafka import errors as kafka_errors
 
@@ -36,9 +42,10 @@ _DENIED = (
     kafka_errors.GroupAuthorizationFailedError,
     kafka_errors.ClusterAuthorizationFailedError,
     kafka_errors.TransactionalIdAuthorizationFailed,
-    kafka_errors.AuthenticationFailedError,
-    kafka_errors.SaslAuthenticationFailed,
 )
+_NOT_LET_IN = (kafka_errors.AuthenticationFailedError, kafka_errors.SaslAuthenticationFailed)
+_OTHER_NAMES = (62, 64)  # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH
+_SAID_WITH_SECRETS = "SaslAuthenticate"  # the client's classes of requests and answers that carry a password or proof
 _FENCED = (
     kafka_errors.CommitFailedError,
     kafka_errors.IllegalStateError,
@@ -78,7 +85,8 @@ class KafkaOptions:
     bootstrap_servers: `host:port`, several separated by commas. session_timeout_s: a member silent for so long loses
     its partitions. rebalance_timeout_s: how long the group waits for members to rejoin; a fifth of it is what a revoked
     partition may take to settle. request_timeout_s: appends, commits and questions retry this long, then
-    LogUnavailable. replication_factor: of topics created, -1 for the brokers' default. ssl_*_file: PEM files.
+    LogUnavailable. replication_factor: of topics created, -1 for the brokers' default. ssl_*_file: PEM files; without
+    ssl_ca_file the system's authorities are trusted, without ssl_key_file the key stands in ssl_cert_file.
     group_instance_id: a name of this process in its groups that stays the same over restarts (KIP-345): whoever comes
     back within the session timeout gets its partitions back, and the others are not disturbed; None for none.
     delivery: of a worker's commits; `exactly_once` puts each into one transaction, which costs some milliseconds more.
@@ -110,7 +118,10 @@ class KafkaOptions:
         return self.rebalance_timeout_s / 5
 
     def connection(self) -> dict[str, Any]:
-        """The arguments every client takes. Raises ConfigurationError for certificates that cannot be read."""
+        """The arguments every client takes. Raises ConfigurationError: certificates that cannot be used, no password."""
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            lacking = "password" if self.sasl_username else "user"
+            raise ConfigurationError(f"{self.security_protocol} to Kafka at {self.bootstrap_servers} needs a {lacking}")
         return {
             "bootstrap_servers": self.bootstrap_servers.split(","),
             "client_id": self.client_id,
@@ -120,35 +131,95 @@ class KafkaOptions:
             "sasl_mechanism": self.sasl_mechanism,
             "sasl_plain_username": self.sasl_username,
             "sasl_plain_password": self.sasl_password,
-            "ssl_context": self._ssl_context(),
+            "ssl_context": self._ssl_context() if self.security_protocol.endswith("SSL") else None,
         }
 
-    def _ssl_context(self) -> ssl.SSLContext | None:
-        if not self.security_protocol.endswith("SSL"):
-            return None
+    def _ssl_context(self) -> ssl.SSLContext:
+        _check_readable("CA file", self.ssl_ca_file)
+        _check_readable("client certificate", self.ssl_cert_file)
+        _check_readable("client key", self.ssl_key_file)
         try:
             context = ssl.create_default_context(cafile=self.ssl_ca_file)
-            if self.ssl_cert_file is not None:
-                context.load_cert_chain(self.ssl_cert_file, self.ssl_key_file, self.ssl_key_password)
-        except (OSError, ssl.SSLError) as error:
-            files = ", ".join(str(f) for f in (self.ssl_ca_file, self.ssl_cert_file, self.ssl_key_file) if f)
-            raise ConfigurationError(f"the TLS files for Kafka ({files}) cannot be used: {error}") from error
+        except ssl.SSLError as error:
+            raise ConfigurationError(f"the CA file {self.ssl_ca_file} for Kafka is no PEM file: {error}") from error
+        if self.ssl_cert_file is not None:
+            try:
+                # Asked only for a key that is encrypted; without an answer OpenSSL would ask at the terminal.
+                password = self.ssl_key_password or self._key_is_locked
+                context.load_cert_chain(self.ssl_cert_file, self.ssl_key_file, password)
+            except (ssl.SSLError, ValueError) as error:
+                files = " and its key ".join(str(f) for f in (self.ssl_cert_file, self.ssl_key_file) if f)
+                raise ConfigurationError(
+                    f"the client certificate {files} for Kafka cannot be used ({error}): they must be PEM files that "
+                    "belong together, and the key's password must be right"
+                ) from error
+        elif self.ssl_key_file is not None:
+            raise ConfigurationError(f"the client key {self.ssl_key_file} for Kafka is of no use without a certificate")
         return context
+
+    def _key_is_locked(self) -> NoReturn:
+        key = self.ssl_key_file or self.ssl_cert_file
+        raise ConfigurationError(f"the client key {key} for Kafka is encrypted: give its password")
+
+
+def _check_readable(what: str, path: Path | None) -> None:
+    """Raises ConfigurationError. OpenSSL would not say which file it misses."""
+    if path is None:
+        return
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigurationError(f"the {what} {path} for Kafka cannot be read: {error.strerror}") from error
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Why the client could not connect, as it last said while something was being done."""
+
+    error: BaseException | None = None
+    listening: bool = True  # the client's own tasks inherit this and live longer
+
+
+_heard: ContextVar[_Heard | None] = ContextVar("why the Kafka client could not connect", default=None)
+
+
+class _ClientLog(logging.Filter):
+    """Listens to the client's log and keeps secrets out of it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.args if isinstance(record.args, tuple) else ()
+        heard = _heard.get()
+        if heard is not None and heard.listening and record.levelno >= logging.WARNING:
+            heard.error = next((part for part in said if isinstance(part, BaseException)), heard.error)
+        return not any(type(part).__name__.startswith(_SAID_WITH_SECRETS) for part in said)
+
+
+for _name in ("aiokafka", "aiokafka.conn"):
+    logging.getLogger(_name).addFilter(_ClientLog())
 
 
 @contextmanager
 def translating(options: KafkaOptions, doing: str) -> Iterator[None]:
     """Raise the client's errors as ours. doing: what is being done to what, e.g. "append to topic 'audio'"."""
+    before, heard = _heard.get(), _Heard()
+    _heard.set(heard)
     try:
         yield
     except (kafka_errors.KafkaError, TimeoutError, ConnectionError) as error:
-        raise translated(error, options, doing) from error
+        raise translated(error, options, doing, heard.error) from error
+    finally:
+        heard.listening = False
+        _heard.set(before)
 
 
-def translated(error: BaseException, options: KafkaOptions, doing: str) -> LogError:
-    """The client's error as ours: what, where and how to mend it."""
+def translated(error: BaseException, options: KafkaOptions, doing: str, heard: BaseException | None = None) -> LogError:
+    """The client's error as ours: what, where and how to mend it. heard: what the client said when it gave up."""
     where = f"Kafka at {options.bootstrap_servers}"
-    detail = f"{type(error).__name__}: {error}".rstrip(": ")
+    unavailable = isinstance(error, _UNAVAILABLE)
+    reason = heard if unavailable and heard is not None else error
+    if refusal := _refusal(reason, options):
+        return refusal
+    detail = _detail(reason)
     if isinstance(error, _DENIED):
         user = options.sasl_username or "this user"
         return PermissionDenied(f"{where} does not let {user} {doing} ({detail}): ask for an access rule for it")
@@ -162,9 +233,50 @@ def translated(error: BaseException, options: KafkaOptions, doing: str) -> LogEr
         return OffsetGone(f"{where} no longer keeps what was asked for: {doing} ({detail}): start from a kept offset")
     if isinstance(error, kafka_errors.KafkaStorageError):
         return LogFull(f"{where} cannot write ({detail}): look at the disks of its brokers")
-    if isinstance(error, _UNAVAILABLE):
-        return LogUnavailable(
-            f"{where} cannot be reached to {doing} ({detail}): check the address, that a broker runs there "
-            "(`make kafka` starts one), and user and password"
-        )
+    if unavailable:
+        return LogUnavailable(f"{where} cannot be reached to {doing} ({detail}): check {_suspects(options)}")
     return LogError(f"{where}: {doing}: {detail}")
+
+
+def _refusal(reason: BaseException, options: KafkaOptions) -> LogError | None:
+    """What TLS or SASL have against each other's sides; None for anything else."""
+    where, detail = f"Kafka at {options.bootstrap_servers}", _detail(reason)
+    tls = reason if isinstance(reason, ssl.SSLError) else reason.__cause__
+    if isinstance(reason, _NOT_LET_IN):
+        return PermissionDenied(
+            f"{where} does not let {options.sasl_username} in ({detail}): check user, password and SASL mechanism"
+        )
+    if isinstance(reason, kafka_errors.UnsupportedSaslMechanismError):
+        return LogError(f"{where} does not take {options.sasl_mechanism} ({detail}): choose another SASL mechanism")
+    if isinstance(reason, kafka_errors.IllegalSaslStateError):
+        return LogError(
+            f"{where} asks nobody for a password ({detail}): the security protocol of this listener is not "
+            f"{options.security_protocol}"
+        )
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        if tls.verify_code in _OTHER_NAMES:
+            return LogError(f"{where} has a certificate for other names ({detail}): connect by a name that is in it")
+        trusted = options.ssl_ca_file or "the system's authorities"
+        return LogError(
+            f"{where} has a certificate that {trusted} does not vouch for ({detail}): give the CA file that does"
+        )
+    if isinstance(tls, ssl.SSLError) and "alert" in str(tls) and "certificate" in str(tls):
+        mine = options.ssl_cert_file or "no client certificate"
+        return PermissionDenied(
+            f"{where} was shown {mine} and closed ({_detail(tls)}): give a client certificate that its CA has signed"
+        )
+    return None
+
+
+def _suspects(options: KafkaOptions) -> str:
+    """What to look at when a connection fails and nobody says why."""
+    suspects = ["the address", "that a broker runs there (`make kafka` starts one)"]
+    suspects.append(f"that this listener speaks {options.security_protocol}")
+    if options.security_protocol.endswith("SSL") and options.ssl_cert_file is None:
+        suspects.append("whether it asks for a client certificate")
+    return f"{', '.join(suspects[:-1])} and {suspects[-1]}"
+
+
+def _detail(error: BaseException) -> str:
+    name, text = type(error).__name__, str(error)
+    return text if name in text else f"{name}: {text}".rstrip(": ")

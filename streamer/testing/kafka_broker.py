@@ -18,10 +18,11 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 from streamer.errors import ConfigurationError, LogUnavailable
 
@@ -31,12 +32,14 @@ _LIBS = _ROOT / ".kafka" / "libs"
 _STARTED = "Kafka Server started"
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
+_PROTOCOLS = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", "SASL_PLAINTEXT": "SASL_PLAINTEXT"}
+_SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
+_JAAS = "org.apache.kafka.common.security"
 
 _PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 auto.create.topics.enable=false
 num.partitions=1
@@ -82,13 +85,50 @@ def missing_tools() -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class SecureListener:
+    """One more port of a broker: with TLS, with user and password, or both. Whoever gets in may do everything.
+
+    users: names with their passwords; each may come by PLAIN and by both SCRAM mechanisms.
+    key_and_chain: a PEM file with the broker's unencrypted PKCS #8 key, its certificate and those that signed it.
+    client_ca: a PEM file; when given, clients must show a certificate that it signed.
+    """
+
+    protocol: Literal["SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+    users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    key_and_chain: Path | None = None
+    client_ca: Path | None = None
+
+    def properties(self, name: str) -> str:
+        """What `server.properties` says of a listener of this name."""
+        lines: dict[str, object] = {}
+        if self.users:
+            users = " ".join(f'user_{user}="{password}"' for user, password in self.users.items())
+            lines["sasl.enabled.mechanisms"] = ",".join(("PLAIN", *_SCRAM))
+            lines["plain.sasl.jaas.config"] = f"{_JAAS}.plain.PlainLoginModule required {users};"
+            for mechanism in _SCRAM:
+                lines[f"{mechanism.lower()}.sasl.jaas.config"] = f"{_JAAS}.scram.ScramLoginModule required;"
+        if self.key_and_chain is not None:
+            lines |= {"ssl.keystore.type": "PEM", "ssl.keystore.location": self.key_and_chain}
+        if self.client_ca is not None:
+            lines |= {"ssl.truststore.type": "PEM", "ssl.truststore.location": self.client_ca}
+            lines["ssl.client.auth"] = "required"
+        return "".join(f"listener.name.{name.lower()}.{key}={value}\n" for key, value in lines.items())
+
+    def scram(self) -> list[str]:
+        """What creates the users for SCRAM when a broker's folder is formatted."""
+        users = self.users.items()
+        return [f"--add-scram={how}=[name={user},password={word}]" for how in _SCRAM for user, word in users]
+
+
 @dataclass
 class KafkaBroker:
     """One broker process. Use as a context manager, or `start` and `stop`; it can be started again on its data.
 
     port: 0 picks a free one. data: a folder for its logs, a temporary one when None. heap_mb: the Java heap.
     users: names with their passwords for the SASL_PLAINTEXT listener; giving any turns on access control.
-    eager: retention and compaction run within a second, for tests. Start it on a thread that lives as long as it.
+    eager: retention and compaction run within a second, for tests. secure: more listeners, by a name in capitals.
+    Start it on a thread that lives as long as it.
     """
 
     port: int = 0
@@ -97,6 +137,8 @@ class KafkaBroker:
     users: dict[str, str] = field(default_factory=dict)
     eager: bool = False
     sasl_port: int = 0
+    secure: Mapping[str, SecureListener] = field(default_factory=dict)
+    _secure_ports: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     _temporary: Path | None = field(default=None, init=False, repr=False)
 
@@ -110,6 +152,10 @@ class KafkaBroker:
         """`host:port` of the listener that asks for user and password (SASL_PLAINTEXT, PLAIN)."""
         return f"127.0.0.1:{self.sasl_port}"
 
+    def secure_bootstrap(self, name: str) -> str:
+        """`host:port` of one of the `secure` listeners, once it is started."""
+        return f"127.0.0.1:{self._secure_ports[name]}"
+
     def start(self) -> None:
         """Start and wait until it answers. Raises ConfigurationError (Java or Maven missing), LogUnavailable."""
         if lacking := missing_tools():
@@ -120,12 +166,7 @@ class KafkaBroker:
         self.data.mkdir(parents=True, exist_ok=True)
         self._write_properties(self.data)
         if not (self.data / "logs" / "meta.properties").exists():
-            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            # One argument: an id may begin with a dash.
-            arguments = ["format", f"--cluster-id={cluster}", "--config", str(self.data / "server.properties")]
-            if self._java("kafka.tools.StorageTool", arguments, "format.log").wait():
-                said = (self.data / "format.log").read_text(errors="replace")
-                raise LogUnavailable(f"Kafka could not format {self.data}:\n{said[-1000:]}")
+            self._format(self.data)
         self._process = self._java("kafka.Kafka", [str(self.data / "server.properties")], "broker.log")
         self._wait_until_started(self.data / "broker.log")
 
@@ -159,6 +200,15 @@ class KafkaBroker:
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
+    def _format(self, data: Path) -> None:
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # One argument: an id may begin with a dash.
+        arguments = ["format", f"--cluster-id={cluster}", "--config", str(data / "server.properties")]
+        arguments += [scram for listener in self.secure.values() for scram in listener.scram()]
+        if self._java("kafka.tools.StorageTool", arguments, "format.log").wait():
+            said = (data / "format.log").read_text(errors="replace")
+            raise LogUnavailable(f"Kafka could not format {data}:\n{said[-1000:]}")
+
     def _write_properties(self, data: Path) -> None:
         self.port = self.port or free_port()
         controller_port = free_port()
@@ -169,6 +219,12 @@ class KafkaBroker:
             listeners.append(f"SASL_PLAINTEXT://{self.sasl_bootstrap}")
             users = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
             text += _ACL_PROPERTIES.format(users=users)
+        for name, listener in self.secure.items():
+            self._secure_ports.setdefault(name, free_port())
+            listeners.append(f"{name}://{self.secure_bootstrap(name)}")
+            text += listener.properties(name)
+        protocols = _PROTOCOLS | {name: listener.protocol for name, listener in self.secure.items()}
+        text += f"listener.security.protocol.map={','.join(map(':'.join, protocols.items()))}\n"
         text += f"controller.quorum.voters=1@127.0.0.1:{controller_port}\n"
         text += f"listeners={','.join(listeners)}\nlog.dirs={data / 'logs'}\n"
         (data / "server.properties").write_text(text)

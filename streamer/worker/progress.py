@@ -98,6 +98,10 @@ class Progress:
             self._copies.setdefault(copy.stream.id, []).append(copy)
         self._watermark.finish(result.finished)
 
+    def came_back(self) -> None:
+        """Another owner had the partition and committed nothing, but may have written a floor before it died."""
+        self._written_floor = None
+
     def restored_mark(self, mark: Copy) -> None:
         """The changelog holds the mark of a stream that is gone; it becomes a tombstone when the floor has passed."""
         self._marks[mark.stream.id] = mark

@@ -197,6 +197,7 @@ class Session:
             return None
         committed = await self._patiently("restore", partial(self._consumer.committed, partition))
         if committed is not None and (committed.offset, committed.metadata) == (warm.committed, warm.metadata):
+            warm.came_back()
             return warm
         await self._forget(frozenset([partition]))
         return None

@@ -215,3 +215,19 @@ def test_in_any_order_n_never_falls_each_output_is_published_once_and_the_floor_
                 assert all(o >= floor for s in "abc" if s not in saved for o in range(n) if o % 3 == "abc".index(s))
     assert sorted(published) == list(range(10))
     assert n == 10
+
+
+def test_the_floor_is_written_again_when_a_partition_came_back() -> None:
+    """Another owner may have written a higher one and died before it committed."""
+    book = progress()
+    delivered(book, [0])
+    step(book, "a", 0)
+    first = book.close()
+    assert first is not None
+    assert floor_in(first) == 0
+    book.settle()
+    assert book.close() is None
+    book.came_back()
+    again = book.close()
+    assert again is not None
+    assert (again.offset, floor_in(again)) == (1, 0)
