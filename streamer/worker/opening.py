@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from streamer.codecs.messages import Output, Role, StreamEvent, iso_time
 from streamer.errors import StateMismatch
 from streamer.log.base import Consumer, Log
 from streamer.options import PipelineOptions
-from streamer.records import NewRecord, TopicPartition
+from streamer.records import NewRecord, Record, TopicPartition
 from streamer.worker.progress import Progress
 from streamer.worker.restore import Restored, restore
 from streamer.worker.results import Copy, StreamKey
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Opening:
-    """Opens partitions for one session: `read` on the event loop, then `take_in` on the engine's thread."""
+    """Opens partitions for one session: `read` on the event loop, then `take_in` on the engine's thread, in parts."""
 
     def __init__(
         self, log: Log, consumer: Consumer, stepper: Stepper, options: PipelineOptions, changelog: str
@@ -36,12 +36,9 @@ class Opening:
         """What was saved. Raises OffsetGone, LogUnavailable."""
         return await restore(self._log, self._changelog, partition, await self._consumer.committed(partition))
 
-    def take_in(self, partition: TopicPartition, saved: Restored) -> tuple[Progress, list[NewRecord]]:
-        """The partition's books, and what must be said of states that were not taken in.
-
-        Raises StateMismatch where the policy refuses a state that does not fit.
-        """
-        progress = Progress(
+    def books(self, partition: TopicPartition, saved: Restored) -> Progress:
+        """The partition's books as they were left."""
+        return Progress(
             partition,
             changelog=self._changelog,
             topic_of=self._topic_of,
@@ -50,8 +47,15 @@ class Opening:
             metadata=saved.metadata,
             written_floor=saved.floor,
         )
+
+    def take_in(self, progress: Progress, states: Sequence[Record]) -> dict[str, str]:
+        """Saved states into the table; why some were not taken, by stream.
+
+        Raises StateMismatch where the policy refuses a state that does not fit.
+        """
+        partition = progress.partition
         mismatches: dict[str, str] = {}
-        for record in saved.states:
+        for record in states:
             key = record.key or b""
             try:
                 snapshot = self._stepper.table.restore(partition.partition, key, record.value or b"")
@@ -63,7 +67,7 @@ class Opening:
                 identity = StreamKey(partition.partition, key.decode())
                 mark = Copy(identity, state_key(identity), snapshot.mark.position, record.value or b"", False)
                 progress.restored_mark(mark)
-        return progress, self._resets(partition, saved.position, mismatches)
+        return mismatches
 
     def _may_reset(self, coordinates: str, mismatch: StateMismatch) -> None:
         if self._options.on_state_mismatch == "refuse":
@@ -73,7 +77,7 @@ class Opening:
             ) from mismatch
         logger.warning("state reset: %s: %s", coordinates, mismatch)
 
-    def _resets(self, partition: TopicPartition, offset: int, mismatches: Mapping[str, str]) -> list[NewRecord]:
+    def resets(self, partition: TopicPartition, offset: int, mismatches: Mapping[str, str]) -> list[NewRecord]:
         """Streams whose saved state was not taken begin afresh, and that is said (rule 10: never silently)."""
         now_ms = int(time.time() * 1000)
         records = []

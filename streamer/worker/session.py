@@ -32,6 +32,8 @@ READ_TIMEOUT_S = 0.2
 DRAIN_S = 2.0
 """What a revoked or stopping partition may spend on finishing what it began; the rest is the next owner's re-run."""
 LAG_LOOK_S = 1.0
+STATES_AT_ONCE = 64
+"""A restore takes the engine's thread for so many states at a time: some milliseconds."""
 
 
 class Session:
@@ -184,8 +186,12 @@ class Session:
         """The books of a partition from its changelog, and where reading starts."""
         started = time.perf_counter()
         saved = await self._patiently("restore", partial(self._opening.read, partition))
-        progress, said = await self._in(self._engine_thread, partial(self._opening.take_in, partition, saved))
-        if said:
+        progress = self._opening.books(partition, saved)
+        mismatches: dict[str, str] = {}
+        for start in range(0, len(saved.states), STATES_AT_ONCE):  # between two parts live partitions are stepped
+            part = saved.states[start : start + STATES_AT_ONCE]
+            mismatches |= await self._in(self._engine_thread, partial(self._opening.take_in, progress, part))
+        if said := self._opening.resets(partition, saved.position, mismatches):
             await self._log.append(self._options.outputs.streams, partition.partition, said)
         self._restore_ms.observe((time.perf_counter() - started) * 1000)
         return progress, saved.position
