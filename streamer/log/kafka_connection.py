@@ -118,7 +118,7 @@ class KafkaOptions:
         return self.rebalance_timeout_s / 5
 
     def connection(self) -> dict[str, Any]:
-        """The arguments every client takes. Raises ConfigurationError: certificates that cannot be used, no password."""
+        """The arguments every client takes. Raises ConfigurationError: certificates of no use, no user or password."""
         if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
             lacking = "password" if self.sasl_username else "user"
             raise ConfigurationError(f"{self.security_protocol} to Kafka at {self.bootstrap_servers} needs a {lacking}")
@@ -258,7 +258,8 @@ def _refusal(reason: BaseException, options: KafkaOptions) -> LogError | None:
             return LogError(f"{where} has a certificate for other names ({detail}): connect by a name that is in it")
         trusted = options.ssl_ca_file or "the system's authorities"
         return LogError(
-            f"{where} has a certificate that {trusted} does not vouch for ({detail}): give the CA file that does"
+            f"{where} has a certificate that cannot be trusted by {trusted} ({detail}): give the CA file that has "
+            "signed it, and look at its dates"
         )
     if isinstance(tls, ssl.SSLError) and "alert" in str(tls) and "certificate" in str(tls):
         mine = options.ssl_cert_file or "no client certificate"

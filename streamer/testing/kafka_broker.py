@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -89,13 +89,14 @@ def missing_tools() -> str:
 class SecureListener:
     """One more port of a broker: with TLS, with user and password, or both. Whoever gets in may do everything.
 
-    users: names with their passwords; each may come by PLAIN and by both SCRAM mechanisms.
+    users: names with their passwords. mechanisms: by which they may come.
     key_and_chain: a PEM file with the broker's unencrypted PKCS #8 key, its certificate and those that signed it.
     client_ca: a PEM file; when given, clients must show a certificate that it signed.
     """
 
     protocol: Literal["SSL", "SASL_PLAINTEXT", "SASL_SSL"]
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mechanisms: Sequence[str] = ("PLAIN", *_SCRAM)
     key_and_chain: Path | None = None
     client_ca: Path | None = None
 
@@ -104,7 +105,7 @@ class SecureListener:
         lines: dict[str, object] = {}
         if self.users:
             users = " ".join(f'user_{user}="{password}"' for user, password in self.users.items())
-            lines["sasl.enabled.mechanisms"] = ",".join(("PLAIN", *_SCRAM))
+            lines["sasl.enabled.mechanisms"] = ",".join(self.mechanisms)
             lines["plain.sasl.jaas.config"] = f"{_JAAS}.plain.PlainLoginModule required {users};"
             for mechanism in _SCRAM:
                 lines[f"{mechanism.lower()}.sasl.jaas.config"] = f"{_JAAS}.scram.ScramLoginModule required;"
