@@ -56,6 +56,12 @@ def _latency(setting: Setting) -> list[Row]:
     return speakers.latency(setting.bootstrap(), speakers.QUICK if setting.quick else speakers.FULL)
 
 
+def _recovery(setting: Setting) -> list[Row]:
+    from streamer.bench import recovery
+
+    return recovery.w5(setting.bootstrap(), recovery.QUICK if setting.quick else recovery.FULL)
+
+
 def _memory(setting: Setting) -> list[Row]:
     from streamer.bench import memory
 
@@ -76,6 +82,7 @@ WORKLOADS: dict[str, Callable[[Setting], list[Row]]] = {
     "sensors": _sensors,
     "speakers": _speakers,
     "latency": _latency,
+    "recovery": _recovery,
     "memory": _memory,
     "large": _large,
 }
