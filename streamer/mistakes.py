@@ -57,6 +57,8 @@ def read_yaml(text: str, file: str) -> Origins:
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
+        if isinstance(error, yaml.composer.ComposerError | yaml.constructor.ConstructorError):  # it repeats the value
+            raise ConfigurationError(f"{file}:{line}: put a value that begins with * or ! in quotes") from None
         raise ConfigurationError(f"{file}:{line}: not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{file}: not valid YAML: {error}") from error
@@ -105,12 +107,14 @@ def parse_override(text: str) -> tuple[Path, Any]:
     """`pipelines.speech.engine.max_batch=32` as a path and a value, which is read as YAML."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise ConfigurationError(f"--set {text}: write it as name.of.setting=value")
+        shown = "" if "password" in text else f" {text}"
+        raise ConfigurationError(f"--set{shown}: write it as name.of.setting=value")
     path = tuple(int(p) if p.isdigit() else p for p in name.strip().split("."))
     try:
         return path, yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"--set {text}: the value is not valid YAML: {error}") from error
+        problem = "" if "password" in name else f": {error}"  # which repeats the value
+        raise ConfigurationError(f"--set {name}: the value is not valid YAML{problem}") from None
 
 
 def put(data: Any, path: Path, value: Any) -> Any:

@@ -178,7 +178,7 @@ def load_settings(path: str | os.PathLike[str] | None = None, overrides: Iterabl
     data = mistakes.merge(data, environment)
     origins.overrides = dict(mistakes.parse_override(text) for text in overrides)
     for place, value in origins.overrides.items():
-        found += _refused(place)
+        found += _refused(place, value)
         try:
             data = mistakes.put(data, place, value)
         except KeyError:
@@ -233,7 +233,9 @@ def _one_kind_of_log(data: dict[str, Any], file: Mapping[str, Any]) -> dict[str,
     return data | {"log": log}
 
 
-def _refused(place: mistakes.Path) -> list[Mistake]:
+def _refused(place: mistakes.Path, value: object) -> list[Mistake]:
+    if isinstance(value, dict):
+        return [mistake for name, inner in value.items() for mistake in _refused((*place, str(name)), inner)]
     if not _is_secret(place):
         return []
     variable = f"{mistakes.ENV_PREFIX}{'__'.join(map(str, place)).upper()}"
@@ -275,7 +277,7 @@ def _mistake(details: ErrorDetails, schema: Mapping[str, Any], data: Mapping[str
         case "literal_error":
             choices = [c.strip("'") for c in str(context["expected"]).replace(" or ", ", ").split(", ")]
             return Mistake(path, f"cannot be {_shown(details)}{mistakes.did_you_mean(str(details['input']), choices)}")
-    value = "" if _is_secret(path) else f", not {_shown(details)}"
+    value = "" if _is_secret(path) or path == ("log",) else f", not {_shown(details)}"
     return Mistake(path, f"{details['msg'].replace('Input should', 'should').partition(', unable')[0]}{value}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,6 +142,7 @@ class KafkaOptions:
             context = ssl.create_default_context(cafile=self.ssl_ca_file)
         except ssl.SSLError as error:
             raise ConfigurationError(f"the CA file {self.ssl_ca_file} for Kafka is no PEM file: {error}") from error
+        context.sslobject_class = _Departing
         if self.ssl_cert_file is not None:
             try:
                 # Asked only for a key that is encrypted; without an answer OpenSSL would ask at the terminal.
@@ -160,6 +161,18 @@ class KafkaOptions:
     def _key_is_locked(self) -> NoReturn:
         key = self.ssl_key_file or self.ssl_cert_file
         raise ConfigurationError(f"the client key {key} for Kafka is encrypted: give its password")
+
+
+class _Departing(ssl.SSLObject):
+    """Says good-bye without waiting for the broker's, which TLS does not ask for (RFC 5246, 7.2.1; RFC 8446, 6.1).
+
+    A broker that still holds a fetch would let us wait half a second, and the client does not wait: a loop that ends
+    at once would leave the connection open.
+    """
+
+    def unwrap(self) -> None:
+        with suppress(ssl.SSLWantReadError):
+            super().unwrap()
 
 
 def _check_readable(what: str, path: Path | None) -> None:
@@ -275,6 +288,8 @@ def _suspects(options: KafkaOptions) -> str:
     suspects.append(f"that this listener speaks {options.security_protocol}")
     if options.security_protocol.endswith("SSL") and options.ssl_cert_file is None:
         suspects.append("whether it asks for a client certificate")
+    if options.security_protocol.startswith("SASL"):
+        suspects.append("user and password")
     return f"{', '.join(suspects[:-1])} and {suspects[-1]}"
 
 

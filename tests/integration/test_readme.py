@@ -34,6 +34,11 @@ ENDING = [
     "python -m streamer feed hello.wav",
     "python -m streamer record audio morning.rec",
     "python -m streamer replay morning.rec --to audio --speed max",
+    "python -m streamer run --quiet --until-drained --set feeds=[]",
+    "python -m streamer record transcripts before.rec",
+    "python -m streamer replay --compare before.rec transcripts --tolerance 0.001",
+    "python -m streamer state export speech speech.state",
+    "python -m streamer state import speech speech.state --replace",
     "python -m streamer check --config configs/both.yaml",
     "python -m streamer check --schema",
 ]
@@ -94,6 +99,8 @@ def test_the_commands_that_end_by_themselves_do_what_they_say(shell: Shell) -> N
     assert "ALERT" in said["cat events.jsonl | python -m streamer monitor -"]
     assert json.loads(said["python -m streamer check --schema"])["title"] == "streamer"
     assert (shell.folder / "morning.rec").stat().st_size > 10_000
+    assert said["python -m streamer replay --compare before.rec transcripts --tolerance 0.001"].endswith("equal\n")
+    assert "from speech.state" in said["python -m streamer state import speech speech.state --replace"]
 
 
 @NEEDS_ESPEAK
