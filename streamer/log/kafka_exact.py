@@ -103,7 +103,9 @@ class ExactCommits:
         if name in self._lost and await self._happened(attempt):
             self._settled(name, attempt)
             return
-        prepared = await self._publisher.prepare([*commit.outputs, *commit.states, *commit.floor, *commit.tombstones])
+        prepared = await self._publisher.prepare(
+            [*commit.outputs, *commit.states, *commit.floor, *commit.tombstones], transactional=True
+        )
         self._lost[name] = attempt
         try:
             with translating(self._options, f"commit a transaction of {name}"):

@@ -69,9 +69,10 @@ class KafkaPublisher:
             self._retire(self._producer)
         await asyncio.gather(*self._retired)
 
-    async def prepare(self, appends: Sequence[Append]) -> list[Prepared]:
+    async def prepare(self, appends: Sequence[Append], *, transactional: bool = False) -> list[Prepared]:
         """Check all and build their batches; those without records are left out. Writes nothing.
 
+        transactional: the batches say that they belong to a transaction, or readers would not wait for its end.
         Raises what an append would: TopicMissing, RecordTooLarge, PermissionDenied.
         """
         prepared: list[Prepared] = []
@@ -80,7 +81,7 @@ class KafkaPublisher:
             if not 0 <= number < info.partitions:
                 raise topic_missing(partition, f"Kafka at {self._options.bootstrap_servers}")
             if records:
-                batches = self._build(records, _batch_bytes(info))
+                batches = self._build(records, _batch_bytes(info), transactional)
                 if _may_break_rules(info, batches):
                     check_measured(info, measure(records))
                 prepared.append(Prepared(partition, records, batches))
@@ -153,15 +154,15 @@ class KafkaPublisher:
             futures.append(future)
         return [(await future).offset for future in futures]
 
-    def _build(self, records: Sequence[NewRecord], limit_bytes: int) -> list[BatchBuilder]:
+    def _build(self, records: Sequence[NewRecord], limit_bytes: int, transactional: bool = False) -> list[BatchBuilder]:
         """As few record batches as hold all `records`, none above `limit_bytes`."""
         codec = _CODECS[self._options.compression]
-        builders = [BatchBuilder(limit_bytes, codec)]
+        builders = [BatchBuilder(limit_bytes, codec, is_transactional=int(transactional))]
         append = builders[-1].append
         for key, value, given_headers, timestamp_ms in records:
             headers = given_headers if type(given_headers) is list else list(given_headers)  # the client insists
             if append(timestamp=timestamp_ms, key=key, value=value, headers=headers) is None:  # full
-                builders.append(BatchBuilder(limit_bytes, codec))
+                builders.append(BatchBuilder(limit_bytes, codec, is_transactional=int(transactional)))
                 append = builders[-1].append
                 append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
         return builders
