@@ -8,9 +8,12 @@ BIN := $(VENV)/bin
 SYSTEM := alsa-utils espeak-ng flite libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils kcat
 # Port of the local broker of `make kafka`; 0 takes a free one.
 PORT ?= 9092
+# Of `make chaos`: HISTORY=sensors, speech or both; SEED makes a run again, CHAOS=--resume goes on with it.
+KILLS ?= 500
+HISTORY ?= both
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types kafka bench gpu clean
+.PHONY: help setup demo test lint types kafka bench chaos gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +56,9 @@ kafka: setup ## a local Apache Kafka without Docker (Java 17, Maven); PORT=9092
 
 bench: setup ## the reference workloads and their rivals, as a table
 	$(BIN)/python -m streamer bench
+
+chaos: setup ## workers killed while they serve, over a real Kafka: is every output there once? KILLS, HISTORY, SEED
+	$(BIN)/python -m tests.chaos --kills $(KILLS) --history $(HISTORY) $(if $(SEED),--seed $(SEED)) $(CHAOS)
 
 gpu: ## everything that needs a GPU, in at most 8 minutes, with this machine's own torch where it has one
 	@if python3 -c 'import torch' 2>/dev/null; then python3 -m streamer.bench.gpu; \

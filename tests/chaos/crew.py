@@ -1,0 +1,144 @@
+"""The worker processes of a run: started, killed, stopped, continued, sent away.
+
+They are forked from a server that has loaded all libraries, so that a start takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+from streamer.options import PipelineOptions
+from tests.chaos.phases import JUST_S, NAMES, Board, Phase
+from tests.chaos.worker import Duty, serve
+
+ENDS_S = 30.0
+"""How long a worker that was sent away may take."""
+
+
+class Death(NamedTuple):
+    """How a worker was found that was killed. phase: its own last word; just_published: within half a second."""
+
+    phase: str
+    just_published: bool
+
+
+class Worker:
+    """A worker process. stopped, leaving: SIGSTOP or SIGTERM was sent."""
+
+    def __init__(self, process: BaseProcess, board: Board, alive: Connection) -> None:
+        self.process, self.board, self._alive = process, board, alive
+        self.stopped = self.leaving = False
+
+    @property
+    def serving(self) -> bool:
+        """Whether it runs and is to go on."""
+        return not self.stopped and not self.leaving
+
+    @property
+    def phase(self) -> Phase:
+        return self.board.phase
+
+    def signal(self, which: signal.Signals) -> None:
+        """Send a signal. A worker that has ended gets none."""
+        if self.process.exitcode is None and self.process.pid is not None:
+            os.kill(self.process.pid, which)
+
+    def forget(self) -> None:
+        """It has ended."""
+        self._alive.close()
+
+
+class Crew:
+    """All workers of one broker."""
+
+    def __init__(
+        self, bootstrap: str, pipelines: Mapping[str, PipelineOptions], folder: Path, *, planted: bool
+    ) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["tests.chaos.worker"])
+        self._bootstrap, self._pipelines, self._folder, self._planted = bootstrap, pipelines, folder, planted
+        self._started = 0
+        self.workers: list[Worker] = []
+        self.failures: list[str] = []
+
+    def start(self) -> None:
+        """One more worker."""
+        self._started += 1
+        path = self._folder / f"board-{self._started % 64}"
+        board = Board(path, len(self._pipelines), new=True)
+        duty = Duty(self._bootstrap, self._pipelines, path, self._folder / "workers.log", self._planted)
+        theirs, ours = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=serve, args=(duty, theirs))
+        process.start()
+        theirs.close()
+        self.workers.append(Worker(process, board, ours))
+
+    def kill(self, victims: Sequence[Worker]) -> list[Death]:
+        """SIGKILL, all at once; how each was found."""
+        for victim in victims:
+            victim.signal(signal.SIGKILL)
+        now = time.monotonic()
+        deaths = []
+        for victim in victims:
+            victim.process.join()
+            self._gone(victim)
+            if victim.process.exitcode != -signal.SIGKILL:  # it ended by itself just before
+                self.failures.append(f"a worker ended with {victim.process.exitcode}")
+            deaths.append(Death(NAMES[victim.phase], now - victim.board.published_at <= JUST_S))
+        return deaths
+
+    def stop(self, worker: Worker) -> None:
+        """SIGSTOP."""
+        worker.stopped = True
+        worker.signal(signal.SIGSTOP)
+
+    def go_on(self, worker: Worker) -> None:
+        """SIGCONT."""
+        worker.signal(signal.SIGCONT)
+        worker.stopped = False
+
+    def send_away(self, worker: Worker) -> None:
+        """SIGTERM: it is to drain, commit and leave."""
+        worker.leaving = True
+        worker.signal(signal.SIGTERM)
+
+    def look(self) -> None:
+        """Take note of workers that have ended by themselves, which is a failure unless they were sent away."""
+        for worker in [worker for worker in self.workers if worker.process.exitcode is not None]:
+            self._gone(worker)
+            # One that had not come to install its handler yet is ended by SIGTERM itself.
+            if not worker.leaving or worker.process.exitcode not in (0, -signal.SIGTERM):
+                self.failures.append(f"a worker ended with {worker.process.exitcode}")
+
+    def dismiss(self) -> None:
+        """Send all away and wait for them; who does not go in time has failed, and is killed."""
+        for worker in self.workers:
+            self.go_on(worker)
+            self.send_away(worker)
+        deadline = time.monotonic() + ENDS_S
+        for worker in self.workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.exitcode is None:
+                self.failures.append(f"a worker did not end within {ENDS_S:.0f} s of SIGTERM")
+        self.look()
+        self.end()
+
+    def end(self) -> None:
+        """Kill whoever is left."""
+        for worker in self.workers:
+            worker.signal(signal.SIGKILL)
+            worker.process.join()
+            worker.forget()
+        self.workers.clear()
+
+    def _gone(self, worker: Worker) -> None:
+        self.workers.remove(worker)
+        worker.forget()
