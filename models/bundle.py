@@ -52,6 +52,11 @@ class Bundle:
     settings: Mapping[str, Any]
     folder: Path
 
+    @property
+    def tag(self) -> str:
+        """`name-version@fingerprint`, which is in every message and state header."""
+        return f"{self.name}-{self.version}@{self.fingerprint}"
+
 
 def available() -> list[str]:
     """Names of the models in `models/zoo`."""

@@ -9,13 +9,14 @@ async with App(settings) as app:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from models.bundle import Bundle
-from models.bundle import load as load_bundle
 from models.contract import ModelError
 from streamer.codecs.audio import AudioDecoder
 from streamer.codecs.base import Decoder
@@ -31,11 +32,14 @@ from streamer.observe.metrics import Metrics
 from streamer.options import InputOptions, PipelineOptions
 from streamer.records import TopicPartition
 from streamer.settings import Settings
+from streamer.shadow.candidate import Candidate, ShadowStatus
+from streamer.shadow.watch import Sides
+from streamer.shelf import Served, Shelf
 from streamer.tasks.base import Task
-from streamer.tasks.build import build_task
 from streamer.worker import topics
 from streamer.worker.worker import Worker, WorkerStatus
 
+logger = logging.getLogger(__name__)
 DRAIN_POLL_S = 0.05
 
 
@@ -50,17 +54,25 @@ class App:
         models: Mapping[str, Bundle] | None = None,
         decoders: Mapping[str, Decoder] | None = None,
         tasks: Mapping[str, Task] | None = None,
+        also: Mapping[str, Sequence[Bundle]] | None = None,
         metrics: Metrics | None = None,
+        parts: Collection[str] = (topics.LIVE, topics.SHADOW),
     ) -> None:
         """log: an open log of the caller's instead of the settings'; models, decoders, tasks: by pipeline name, the
-        caller's own instead of what the settings say (a user's own network needs no folder)."""
+        caller's own instead of what the settings say (a user's own network needs no folder); a shadow's are under
+        `name.shadow`. also: further versions of the models that streams or saved states may have. parts: which parts
+        of the pipelines run here, the live ones, their shadows, or both."""
         self.settings = settings
         self.metrics = metrics or Metrics()
         self._given_log = log
         self._models = dict(models or {})
         self._decoders = dict(decoders or {})
         self._own_tasks = dict(tasks or {})
+        self._also = dict(also or {})
         self._workers: dict[str, Worker] = {}
+        self._shelves: dict[str, Shelf] = {}
+        self._parts = frozenset(parts)
+        self._shadows: dict[str, Candidate] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = AsyncExitStack()
         self._start: dict[TopicPartition, int] = {}
@@ -83,9 +95,20 @@ class App:
             await self._ensure_topics()
             self._start = {p: r.end for p, r in (await self._log.offsets(await self._output_partitions())).items()}
             for name, options in self.settings.pipelines.items():
-                self._workers[name] = await self._worker(name, options)
+                if topics.LIVE in self._parts:
+                    self._workers[name] = await self._worker(name, options)
+                if topics.SHADOW in self._parts:
+                    self._shadow(name, options)
             self._stack = stack.pop_all()
         self._tasks = [asyncio.create_task(w.run(), name=f"worker {name}") for name, w in self._workers.items()]
+        shadows = [shadow.start() for shadow in self._shadows.values()]
+        if topics.LIVE not in self._parts:
+            self._tasks += shadows
+        self._watching = [
+            asyncio.create_task(self._watch(name, options.watch_model_s), name=f"watch {name}")
+            for name, options in self.settings.pipelines.items()
+            if options.watch_model_s is not None
+        ]
         return self
 
     async def __aexit__(
@@ -93,9 +116,12 @@ class App:
     ) -> None:
         """Drain, commit and close. Raises the first error of a worker, unless the body raised already."""
         async with self._stack:
+            for watch in self._watching:
+                watch.cancel()
             for worker in self._workers.values():
                 worker.stop()
-            results = await asyncio.gather(*self._tasks, return_exceptions=True)
+            stopping = [shadow.stop() for shadow in self._shadows.values()]
+            results = await asyncio.gather(*self._tasks, *stopping, return_exceptions=True)
         failures = [r for r in results if isinstance(r, BaseException)]
         if failures and error is None:
             raise failures[0]
@@ -107,12 +133,7 @@ class App:
 
         Raises InputError, LogError, ConfigurationError.
         """
-        if pipeline is None and len(self.settings.pipelines) == 1:
-            pipeline = next(iter(self.settings.pipelines))
-        if pipeline not in self.settings.pipelines:
-            known = ", ".join(self.settings.pipelines)
-            raise ConfigurationError(f"no pipeline {pipeline!r} to feed; there are {known}")
-        topic = self.settings.pipelines[pipeline].input.topic
+        topic = self.settings.pipelines[self._named(pipeline)].input.topic
         return await pump(feed, self._log, topic, buffer_s=buffer_s, stop=stop)
 
     async def outputs(
@@ -152,16 +173,66 @@ class App:
 
     async def failed(self) -> None:
         """Wait until a worker fails, and raise its error."""
+        if not self._tasks:
+            raise ConfigurationError("nothing runs here: no pipeline has a shadow")
         await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
         self._raise_failure()
 
+    def _named(self, pipeline: str | None) -> str:
+        """A pipeline's name; none means the only one."""
+        if pipeline is None and len(self.settings.pipelines) == 1:
+            return next(iter(self.settings.pipelines))
+        if pipeline not in self.settings.pipelines:
+            raise ConfigurationError(f"no pipeline {pipeline!r}; there are {', '.join(self.settings.pipelines)}")
+        return pipeline
+
+    async def take_up(self, model: Bundle, pipeline: str | None = None, *, task: Task | None = None) -> None:
+        """Serve another version of a pipeline's model (of the only one without a name) from now on, without a restart.
+
+        task: one's own instead of what fits the model. What becomes of streams that live is said by the pipeline's
+        `at_model_change`. Raises ConfigurationError for a model that does not fit the pipeline.
+        """
+        name = self._named(pipeline)
+        options = self.settings.pipelines[name]
+        await self._take_up(name, await Shelf(options, model, task or self._own_tasks.get(name)).current())
+
+    async def look_for_models(self) -> None:
+        """Take up what has changed of the models' files. What cannot be served is said, and the old one goes on."""
+        for name in self._workers:
+            await self._look(name, complete=True)
+
+    async def _watch(self, name: str, interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._look(name)
+
+    async def _look(self, name: str, *, complete: bool = False) -> None:
+        try:
+            if (served := await self._shelves[name].changed(complete=complete)) is not None:
+                await self._take_up(name, served)
+        except ConfigurationError as error:
+            logger.warning("the model has changed and is not taken up, the old one goes on: %s", error)
+
+    async def _take_up(self, name: str, served: Served) -> None:
+        try:
+            await self._workers[name].take_up(*served)
+        except ValueError as error:
+            raise ConfigurationError(f"pipeline {name!r}: {error}") from error
+
     def status(self) -> dict[str, WorkerStatus]:
-        """What every pipeline does right now."""
-        return {name: worker.status() for name, worker in self._workers.items()}
+        """What every pipeline does right now, and every shadow that serves, as `name.shadow`."""
+        serving = {name: worker.status() for name, worker in self._workers.items()}
+        shadows = (shadow.worker for shadow in self.shadows().values())
+        return serving | {worker.pipeline: worker for worker in shadows if worker is not None}
+
+    def shadows(self) -> dict[str, ShadowStatus]:
+        """How each pipeline's shadow fares, and how far it agrees with the live model since entering."""
+        return {name: shadow.status() for name, shadow in self._shadows.items()}
 
     async def _is_drained(self) -> bool:
-        for worker in self._workers.values():
-            if not await worker.drained():
+        parts: list[Worker | Candidate] = [*self._workers.values(), *self._shadows.values()]
+        for part in parts:
+            if not await part.drained():
                 return False
         return True
 
@@ -170,29 +241,46 @@ class App:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _worker(self, name: str, options: PipelineOptions) -> Worker:
-        bundle = self._models.get(name)
+    def _shadow(self, name: str, options: PipelineOptions) -> None:
+        """What runs in the shadow of a pipeline, if anything: not started yet, and nothing of it is loaded."""
+        live, *shadows = topics.parts_of(self.settings.application, name, options)
+        for part in shadows:
+            sides = Sides(self.settings.application, name, live, part)
+            make = partial(self._worker, name, part.options, part.role)
+            alone = topics.LIVE not in self._parts
+            self._shadows[name] = Candidate(self._log, sides, make, self.metrics, alone=alone)
+
+    async def _worker(
+        self,
+        name: str,
+        options: PipelineOptions,
+        role: str = topics.LIVE,
+        begin: Mapping[TopicPartition, int] | None = None,
+    ) -> Worker:
+        key = name if role == topics.LIVE else f"{name}.{role}"
+        own = self._models.get(key), self._own_tasks.get(key), self._also.get(key, ())
+        shelf = self._shelves[key] = Shelf(options, *own)
         try:
-            if bundle is None:
-                bundle = await asyncio.to_thread(load_bundle, options.model)
+            bundle, task = await shelf.current()
+            there = await self._log.topics()
+            topics.look_at(there, options, topics.group_of(self.settings.application, name, role), bundle.model)
             return Worker(
                 self._log,
                 name,
                 options,
                 bundle,
-                decoder=self._decoders.get(name) or decoder_of(options.input, bundle),
-                task=await self._task(name, bundle, options),
+                decoder=self._decoders.get(key) or self._decoders.get(name) or decoder_of(options.input, bundle),
+                task=task,
+                also=await shelf.also(),
+                find=shelf.find,
                 application=self.settings.application,
+                role=role,
+                begin=begin,
                 metrics=self.metrics,
-                max_record_bytes=(await self._log.topics())[options.outputs.deadletters].max_record_bytes,
+                max_record_bytes=there[options.outputs.deadletters].max_record_bytes,
             )
         except (ModelError, ValueError) as error:
-            raise ConfigurationError(f"pipeline {name!r}: {error}") from error
-
-    async def _task(self, name: str, bundle: Bundle, options: PipelineOptions) -> Task:
-        if name in self._own_tasks:
-            return self._own_tasks[name]
-        return await asyncio.to_thread(build_task, bundle, options)
+            raise ConfigurationError(f"pipeline {key!r}: {error}") from error
 
     async def _ensure_topics(self) -> None:
         there = await self._log.topics()

@@ -20,6 +20,7 @@ _POSITIVE = (
         "snapshot_bytes_per_s",
         "max_inflight_bytes",
         "wait_s",
+        "keep_snapshots_s",
     ),
 )
 _NOT_NEGATIVE = (
@@ -28,7 +29,7 @@ _NOT_NEGATIVE = (
 _SHARES = ("fire_at", "resolve_at")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _OUTPUTS = ("transcripts", "predictions", "alerts", "streams", "deadletters", "voiced")  # the last only of a gate
-_DEFAULT_SLOTS, _DEFAULT_MAX_BATCH, _DEFAULT_PARTITIONS = 256, 64, 4
+_DEFAULT_SLOTS, _DEFAULT_MAX_BATCH, _DEFAULT_PARTITIONS, _DEFAULT_PREFIX = 256, 64, 4, "shadow."
 
 
 def broken_rules(data: Mapping[str, Any]) -> list[Mistake]:
@@ -40,6 +41,7 @@ def broken_rules(data: Mapping[str, Any]) -> list[Mistake]:
             if isinstance(pipeline, dict):
                 found += _pipeline_rules(("pipelines", str(name)), pipeline)
         found += _shared_topics(pipelines)
+        found += _shadow_rules(pipelines)
     names = [str(name) for name in pipelines] if isinstance(pipelines, dict) else ["speech"]
     feeds = data.get("feeds")
     for index, feed in enumerate(feeds if isinstance(feeds, list) else []):
@@ -91,6 +93,33 @@ def _shared_topics(pipelines: Mapping[str, Any]) -> Iterator[Mistake]:
         if count != partitions:
             place = ("pipelines", str(name), "input", "partitions" if "partitions" in options else "topic")
             yield Mistake(place, f"pipeline {other!r} says topic {topic!r} has {count} partitions, not {partitions}")
+
+
+def _shadow_rules(pipelines: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What a shadow writes nobody else reads or writes, but for other shadows."""
+    used: dict[str, str] = {}
+    for name, pipeline in pipelines.items():
+        if isinstance(pipeline, dict):
+            used |= {topic: f"pipeline {str(name)!r} writes" for topic in _written(pipeline)}
+            used[str(_mapping(pipeline, "input").get("topic"))] = f"pipeline {str(name)!r} reads"
+    for name, pipeline in pipelines.items():
+        shadow = _mapping(pipeline, "shadow") if isinstance(pipeline, dict) else {}
+        prefix = shadow.get("prefix", _DEFAULT_PREFIX)
+        if not shadow or not isinstance(prefix, str):
+            continue
+        place = ("pipelines", str(name), "shadow", "prefix" if "prefix" in shadow else "model")
+        for topic in (prefix + live for live in _written(pipeline)):
+            wrong = "is no topic name: 1 to 249 letters, digits, dots, - and _"
+            if not _TOPIC.fullmatch(topic) or (wrong := used.get(topic, "")):
+                yield Mistake(place, f"the shadow would write to {topic!r}, which {wrong}")
+                break
+
+
+def _written(pipeline: Mapping[str, Any]) -> list[str]:
+    """The names of a pipeline's output topics."""
+    outputs = _mapping(pipeline, "outputs")
+    roles = _OUTPUTS if pipeline.get("gate") else _OUTPUTS[:-1]
+    return [topic for role in roles if isinstance(topic := outputs.get(role, role), str)]
 
 
 def _numbers(path: Path, data: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -27,7 +27,8 @@ ANCHORS = 3 + len(TREND_EVENTS)
 class QuantileNetwork(nn.Module):
     """GRU layers and a head of quantile offsets.
 
-    columns: C, of which column 0 is forecast. hidden: H. layers: L.
+    columns: C, of which column 0 is forecast. hidden: H. layers: L. In bfloat16 the layers and the head's matrices
+    round; what goes in and comes out stays float32.
     """
 
     def __init__(self, columns: int, hidden: int, layers: int) -> None:
@@ -44,22 +45,24 @@ class QuantileNetwork(nn.Module):
 
         Returns the head's input (B, T, H) and every layer's state after every event (B, T, L, H).
         """
-        y = features.flatten(2)  # (B, T, C I)
+        dtype = self.shift.weight.dtype
+        y = features.flatten(2).to(dtype)  # (B, T, C I)
         states: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            y, _ = layer(y, hidden[:, index].unsqueeze(0).contiguous())
+            y, _ = layer(y, hidden[:, index].unsqueeze(0).to(dtype).contiguous())
             states.append(y)
-        return y, torch.stack(states, dim=2)
+        return y.float(), torch.stack(states, dim=2).float()
 
     def offsets(self, top: Tensor, anchors: Tensor) -> Tensor:
         """Quantiles of the next value minus the present one, in units, rising along the last dimension.
 
         top: (..., H); anchors: (..., A) from `anchor_offsets`. Returns (..., Q).
         """
-        mixed = (self.mix(top).softmax(-1) * anchors).sum(-1, keepdim=True)
-        median = mixed + torch.sinh(self.shift(top).clamp(-6.0, 6.0))
-        width = torch.exp(self.spread(top).clamp(-8.0, 5.0))
-        gaps = functional.softplus(self.gaps(top)) * width  # (..., Q - 1)
+        top = top.to(self.shift.weight.dtype)
+        mixed = (self.mix(top).float().softmax(-1) * anchors).sum(-1, keepdim=True)
+        median = mixed + torch.sinh(self.shift(top).float().clamp(-6.0, 6.0))
+        width = torch.exp(self.spread(top).float().clamp(-8.0, 5.0))
+        gaps = functional.softplus(self.gaps(top).float()) * width  # (..., Q - 1)
         below = -gaps[..., :MEDIAN].flip(-1).cumsum(-1).flip(-1)
         above = gaps[..., MEDIAN:].cumsum(-1)
         return torch.cat([median + below, median, median + above], dim=-1)

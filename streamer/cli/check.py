@@ -45,10 +45,20 @@ def check_models(settings: Settings) -> None:
     spec = importlib.util.find_spec("models")
     packages = list(spec.submodule_search_locations or ()) if spec else []
     known = sorted(p.parent.name for folder in packages for p in Path(folder).glob("zoo/*/model.yaml"))
-    wrong = [
-        f"pipelines.{name}.model: no model {pipeline.model!r}{did_you_mean(pipeline.model, known)}"
+    named = [
+        (f"pipelines.{name}.{place}", model)
         for name, pipeline in settings.pipelines.items()
-        if pipeline.model not in known and not (Path(pipeline.model) / "model.yaml").is_file()
+        for place, model in [("model", pipeline.model), *((f"also[{n}]", m) for n, m in enumerate(pipeline.also))]
+    ]
+    named += [
+        (f"pipelines.{name}.shadow.model", pipeline.shadow.model)
+        for name, pipeline in settings.pipelines.items()
+        if pipeline.shadow is not None
+    ]
+    wrong = [
+        f"{place}: no model {model!r}{did_you_mean(model, known)}"
+        for place, model in named
+        if model not in known and not (Path(model) / "model.yaml").is_file()
     ]
     if wrong:
         raise ConfigurationError("\n".join(wrong))

@@ -85,9 +85,9 @@ def _show(report: Report, reads: list[_Read], as_json: bool) -> None:
     """Every difference, then the sum of it; what was cut off or is none of our messages is said on standard error."""
     for difference in report.differences:
         if as_json:
-            print_json(_plain(difference))
+            print_json(plain_of(difference))
         else:
-            print("\n".join(_lines(difference)))
+            print("\n".join(lines_of(difference)))
     if as_json:
         print_json(_summary(report, reads))
     else:
@@ -99,7 +99,8 @@ def _show(report: Report, reads: list[_Read], as_json: bool) -> None:
             print(f"streamer: {read.name}: {read.others:,} records without ce_id are not compared", file=sys.stderr)
 
 
-def _plain(difference: Difference) -> dict[str, Any]:
+def plain_of(difference: Difference) -> dict[str, Any]:
+    """A difference as plain data."""
     match difference:
         case OnlyIn(run=run, message=message):
             return {"kind": f"only_in_{run}", **_named(message), "body": msgspec.to_builtins(message.body)}
@@ -117,7 +118,8 @@ def _field(changed: FieldDifference) -> dict[str, Any]:
     return {name: value for name, value in changed._asdict().items() if name != "by" or value is not None}
 
 
-def _lines(difference: Difference) -> Iterator[str]:
+def lines_of(difference: Difference) -> Iterator[str]:
+    """A difference for people."""
     match difference:
         case OnlyIn(run=run, message=message):
             yield f"only in {run}  {safe(message.id)}  {message.type}  {safe(message.subject)}"
@@ -162,9 +164,13 @@ def _closing_lines(report: Report, reads: list[_Read]) -> Iterator[str]:
         yield f"{side}: {read.name}, {_count(run)}"
     for ignored in report.ignored:
         yield f"not compared: {ignored}"
+    yield verdict_of(report)
+
+
+def verdict_of(report: Report) -> str:
+    """Equal, or how many differences of which kind there are."""
     if report.equal:
-        yield "equal"
-        return
+        return "equal"
     found = report.differences
     told = (
         (sum(isinstance(d, OnlyIn) and d.run == "a" for d in found), "only in a"),
@@ -172,7 +178,7 @@ def _closing_lines(report: Report, reads: list[_Read]) -> Iterator[str]:
         (sum(isinstance(d, Changed) for d in found), "changed"),
         (sum(isinstance(d, Reordered) for d in found), "streams in another order"),
     )
-    yield "different: " + ", ".join(f"{count:,} {what}" for count, what in told if count)
+    return "different: " + ", ".join(f"{count:,} {what}" for count, what in told if count)
 
 
 def _count(run: Run) -> str:

@@ -37,6 +37,8 @@ COMMANDS: dict[str, Command] = {
     "record": Command("record", "write a topic to a file, with keys, headers and times"),
     "replay": Command("replay", "put a recorded file or a range of a topic into a topic again, or compare two runs"),
     "state": Command("state", "write a pipeline's saved states to a file, or bring them back"),
+    "shadow": Command("shadow", "report how far candidates in the shadow agree with the live models"),
+    "rewind": Command("rewind", "run streams again from where they began, or from an offset"),
     "topics": Command("topics", "create, or print for an administrator, the topics and access rules needed"),
     "models": Command("models", "list the models there are, or show one"),
     "devices": Command("devices", "list sound inputs and compute devices"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 from typing import TYPE_CHECKING
 
 from streamer.cli.arguments import add_config, add_json, only_pipeline, print_json, settings_of
 from streamer.cli.progress import progress_shown
+from streamer.cli.stopped import add_wait, waiting
 from streamer.errors import ConfigurationError
-from streamer.settings import KafkaSettings, Settings
+from streamer.settings import Settings
 
 if TYPE_CHECKING:
     from streamer.state.transfer import Pipeline, TransferReport
@@ -19,7 +19,6 @@ EXAMPLES = (
     "python -m streamer state export speech speech.state",
     "python -m streamer state import speech speech.state --config configs/kafka.yaml",
 )
-_PATIENCE_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", help="which pipeline")
     parser.add_argument("file", help="an export writes it and overwrites nothing")
     parser.add_argument("--replace", action="store_true", help="import over the states and offsets that are there")
-    parser.add_argument(
-        "--wait",
-        type=_seconds,
-        metavar="S",
-        help="how long to wait until no worker of the pipeline is live; one that was killed, or has a "
-        f"log.group_instance_id, is for its session (default: {_PATIENCE_S:g}, on Kafka the session's time besides)",
-    )
+    add_wait(parser)
     add_config(parser)
     add_json(parser, "a report")
 
@@ -62,12 +55,8 @@ async def _transfer(
     from streamer.logs import log_of
     from streamer.state.transfer import export_states, import_states
 
-    where, file = settings.log, arguments.file
-    wait_s = arguments.wait or _PATIENCE_S
-    if isinstance(where, KafkaSettings):
-        # A member of that name would push a live worker aside instead of waiting for it.
-        where = where.model_copy(update={"group_instance_id": None})
-        wait_s = arguments.wait or _PATIENCE_S + where.session_timeout_s
+    file = arguments.file
+    where, wait_s = waiting(arguments, settings.log)
     shown = progress_shown(f"{arguments.action} of {pipeline.name}", lambda: file, quiet=arguments.json)
     async with log_of(where) as log, shown:
         if arguments.action == "export":
@@ -108,13 +97,3 @@ def _show(arguments: argparse.Namespace, report: TransferReport) -> None:
     print(f"{report.states:,} states of {report.partitions} partitions {place} {arguments.file}")
     if report.left_out:
         print(f"{report.left_out:,} states of another model were left out")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return value

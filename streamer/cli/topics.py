@@ -11,9 +11,10 @@ from typing import NamedTuple
 from streamer.cli.arguments import add_config, add_json, print_json, settings_of
 from streamer.feeds.progress import FEEDS_SPEC
 from streamer.log.base import TopicSpec
+from streamer.log.topics import kafka_configs
 from streamer.logs import log_of
 from streamer.settings import KafkaSettings, Settings
-from streamer.worker.topics import group_of, needed
+from streamer.worker.topics import changelog_of, ensure, needed, parts_of
 
 EXAMPLES = (
     "python -m streamer topics --config configs/kafka.yaml",
@@ -22,11 +23,12 @@ EXAMPLES = (
 
 
 class Access(NamedTuple):
-    """One access rule: what a principal must be allowed to do with a topic or a group."""
+    """One access rule: what a principal must be allowed to do. prefixed: with all whose names begin so."""
 
     resource: str
     name: str
     operations: tuple[str, ...]
+    prefixed: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,10 +64,11 @@ def topics_needed(settings: Settings) -> list[TopicSpec]:
     """Every topic of every pipeline once, with the most partitions anybody needs of it."""
     wanted: dict[str, TopicSpec] = {FEEDS_SPEC.name: FEEDS_SPEC}
     for name, options in settings.pipelines.items():
-        for spec in needed(options, group_of(settings.application, name), options.input.partitions):
-            known = wanted.get(spec.name)
-            if known is None or known.partitions < spec.partitions:
-                wanted[spec.name] = spec
+        for part in parts_of(settings.application, name, options):
+            for spec in needed(part.options, part.group, options.input.partitions):
+                known = wanted.get(spec.name)
+                if known is None or known.partitions < spec.partitions:
+                    wanted[spec.name] = spec
     return list(wanted.values())
 
 
@@ -77,14 +80,18 @@ def access_needed(settings: Settings) -> list[Access]:
         operations.setdefault((resource, name), set()).update(what)
 
     for name, options in settings.pipelines.items():
-        group = group_of(settings.application, name)
-        allow("group", group, "Read")
-        for spec in needed(options, group, options.input.partitions):
-            allow("topic", spec.name, "Read", "Write")
-    return [
+        for part in parts_of(settings.application, name, options):
+            allow("group", part.group, "Read")
+            for spec in needed(part.options, part.group, options.input.partitions):
+                allow("topic", spec.name, "Read", "Write")
+    rules = [
         Access(resource, name, (*sorted(what), *(("Describe", "DescribeConfigs") if resource == "topic" else ())))
         for (resource, name), what in operations.items()
     ]
+    if isinstance(settings.log, KafkaSettings) and settings.log.delivery == "exactly_once":
+        groups = [rule.name for rule in rules if rule.resource == "group"]
+        rules += [Access("transactional-id", f"{group}.", ("Describe", "Write"), True) for group in groups]
+    return rules
 
 
 def commands(settings: Settings, principal: str | None) -> Iterator[str]:
@@ -98,19 +105,26 @@ def commands(settings: Settings, principal: str | None) -> Iterator[str]:
         words.append(f"--partitions {spec.partitions}")
         if kafka.replication_factor > 0:
             words.append(f"--replication-factor {kafka.replication_factor}")
-        if spec.compact:
-            words.append("--config cleanup.policy=compact")
-        if spec.retention_ms is not None:
-            words.append(f"--config retention.ms={spec.retention_ms}")
-        words.append(f"--config max.message.bytes={spec.max_record_bytes}")
+        words += [f"--config {key}={value}" for key, value in kafka_configs(spec).items()]
         yield " ".join(words)
     yield "# Access rules"
     for rule in access_needed(settings):
         what = " ".join(f"--operation {operation}" for operation in rule.operations)
         words = [f"kafka-acls.sh {server} --add --allow-principal {shlex.quote(who)}"]
-        yield " ".join([*words, what, f"--{rule.resource} {shlex.quote(rule.name)}"])
+        pattern = ["--resource-pattern-type prefixed"] if rule.prefixed else []
+        yield " ".join([*words, what, f"--{rule.resource} {shlex.quote(rule.name)}", *pattern])
 
 
 async def _create(settings: Settings, specs: list[TopicSpec]) -> None:
+    inputs = frozenset(options.input.topic for options in settings.pipelines.values())
     async with log_of(settings.log) as log:
-        await log.create_topics(specs)
+        await ensure(log, specs, changelogs_of(settings), inputs)
+
+
+def changelogs_of(settings: Settings) -> frozenset[str]:
+    """Names of the changelogs of all pipelines."""
+    return frozenset(
+        changelog_of(part.group, part.options.input.topic)
+        for name, options in settings.pipelines.items()
+        for part in parts_of(settings.application, name, options)
+    )

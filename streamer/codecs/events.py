@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ from streamer.codecs.headers import NO_HEADERS, StreamHeaders, parse_headers, sh
 from streamer.errors import ConfigurationError, Malformed
 from streamer.records import Record
 
+if TYPE_CHECKING:
+    from streamer.codecs.event_columns import EventColumns
+
 Missing = Literal["hold", "mask", "reject"]
 """What becomes of missing values: the last one held, the column masked, or the whole record rejected."""
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
@@ -31,6 +34,8 @@ TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 _MS_PER = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 _LATEST_MS = 253_402_300_799_999  # 9999-12-31, the last day that ISO 8601 can write
 _NO_ROW = object()
+MOST_COLUMNS = 60
+"""With more, events are read one by one."""
 _MOST_RECORDS = 10**18
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FORMATS = {
@@ -85,11 +90,20 @@ class EventDecoder:
         self._no_rows: Samples = np.zeros((0, len(self._columns)), np.float32)
         names = ["values"] if array is not None else [f"c{i}" for i in range(len(self._columns))]
         self._row: Callable[[Any], Any] = attrgetter(*names)
+        self._fields = (self._columns, array, stream, None if seq in self._columns else seq)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What the C columns of the samples are."""
         return self._columns
+
+    def in_columns(self) -> EventColumns | None:
+        """Reads whole batches to the same events. None where events name their time, are no JSON, or are very wide."""
+        if self._time_field is not None or self._format != "json" or len(self._columns) > MOST_COLUMNS:
+            return None
+        from streamer.codecs.event_columns import EventColumns  # compiled code: loaded by whom it serves
+
+        return EventColumns(*self._fields, self.decode)
 
     def decode(self, records: Sequence[Record]) -> list[Decoded | Malformed]:
         """One result for each record, in order; samples are (1, C), or (0, C) for an empty record with x-eos."""

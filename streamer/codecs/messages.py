@@ -6,13 +6,15 @@ Source: CloudEvents 1.0 Kafka protocol binding, section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+from numpy.typing import NDArray
 
+from streamer.columns import Numbers
 from streamer.records import NewRecord, Record, make_new_record
 
 Role = Literal["transcripts", "predictions", "alerts", "streams", "deadletters", "voiced"]
@@ -156,6 +158,24 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     decision: bool
 
 
+class PlainPredictions(NamedTuple):
+    """n predictions that are nothing but named outputs, of m streams: what many `Output`s would say, as columns.
+
+    topic: the causes'. ids, keys, subjects: of each stream its id, its output key and its causes' key. owner: (n,)
+    which stream. partitions, offsets, times_ms: (n,) of the causes. outputs: (n, K) by name.
+    """
+
+    topic: str
+    ids: Sequence[str]
+    keys: Sequence[bytes]
+    subjects: Sequence[bytes]
+    owner: Numbers
+    partitions: Numbers
+    offsets: Numbers
+    times_ms: Numbers
+    outputs: Mapping[str, NDArray[Any]]
+
+
 class Envelope(NamedTuple):
     """A received message: its CloudEvents attributes and its body."""
 
@@ -179,6 +199,10 @@ class Encoder:
         self._head = {name: (*fixed, ("ce_type", name.encode()), json_type, model_header) for name in BODY_OF}
         self._head_of = {body: self._head[name] for body, (name, _, _) in TYPES.items()}
         self._json = msgspec.json.Encoder()
+
+    def head(self, body: type) -> tuple[tuple[str, bytes], ...]:
+        """The first headers of all messages with such a body (any but a StreamEvent, whose type differs)."""
+        return self._head_of[body]
 
     def encode(self, output: Output, cause: Record, passed: Container[str] = ()) -> NewRecord:
         """The record of one output; `passed` names input headers that travel on (trace context, allow-listed)."""

@@ -53,9 +53,12 @@ class ResamplerState:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ResamplerState:
-        """The state that `to_arrays` gave."""
-        consumed, produced = arrays["counts"].tolist()
-        return cls(np.asarray(arrays["history"], np.float32), consumed, produced)
+        """The state that `to_arrays` gave. Raises TypeError, ValueError, LookupError for anything else."""
+        history, counts = arrays["history"], arrays["counts"]
+        if history.dtype != np.float32 or history.ndim != 1 or counts.dtype != np.int64 or counts.shape != (2,):
+            raise ValueError("not one row of float32 samples and two counts")
+        consumed, produced = counts.tolist()
+        return cls(history, consumed, produced)
 
 
 class Resampler:
@@ -81,6 +84,14 @@ class Resampler:
     def init_state(self) -> ResamplerState:
         """The state before the first sample: the zeros that precede a signal."""
         return ResamplerState(np.zeros(self._width, np.float32), 0, 0)
+
+    def can_be_in(self, state: ResamplerState) -> bool:
+        """Whether a state has as many samples in it as its counts say for these rates."""
+        if self._identity or min(state.consumed, state.produced) < 0:
+            return False
+        first = state.produced * self._down // self._up - self._width
+        due = max(0, -(-(state.consumed - self._width) * self._up // self._down))
+        return state.produced == due and len(state.history) == state.consumed - first
 
     def step(self, state: ResamplerState, samples: Signal) -> tuple[ResamplerState, Signal]:
         """Feed (n,) samples; gives the new state and the outputs (m,) whose taps are now all known."""

@@ -19,25 +19,53 @@ DEFAULT_MAX_RECORDS = 8192
 
 
 @dataclass(frozen=True, slots=True)
+class Compaction:
+    """When a broker compacts. The embedded logs have no such settings: they drop what is superseded by themselves.
+
+    tombstone_ms: how long a tombstone stays for readers that are under way (delete.retention.ms). segment_ms,
+    segment_bytes: the youngest records are only compacted when their segment is so old or so large. min_lag_ms: and
+    they themselves so old.
+    """
+
+    tombstone_ms: int = 86_400_000
+    segment_ms: int = 3_600_000
+    segment_bytes: int = 64 * 1024 * 1024
+    min_lag_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as it should be. `retention_ms=None` keeps for ever; `compact` keeps the latest record of each key."""
+    """A topic as it should be. `retention_ms=None` keeps for ever; `compact` keeps the latest record of each key.
+
+    compaction: None leaves its settings to the broker.
+    """
 
     name: str
     partitions: int = 4
     compact: bool = False
     retention_ms: int | None = None
     max_record_bytes: int = 1_000_000
+    compaction: Compaction | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """A topic as it is."""
+    """A topic as it is.
+
+    deletes: whether records go by age or size too (a compacted topic without retention_ms may still have a limit of
+    bytes). compaction: None where the log has no such settings, or does not show them to this user. replicas, in_sync:
+    copies of a partition, and how many of them an append waits for at least; None on logs without copies.
+    """
 
     name: str
     partitions: int
     compact: bool
     retention_ms: int | None
     max_record_bytes: int
+    deletes: bool = True
+    compaction: Compaction | None = None
+    replicas: int | None = None
+    in_sync: int | None = None
 
 
 class OffsetRange(NamedTuple):
@@ -143,8 +171,13 @@ class Consumer(Protocol):
 
     def resume(self, partitions: Iterable[TopicPartition]) -> None: ...
 
+    @property
+    def transactional(self) -> bool:
+        """Whether all of a commit happens at once, or nothing of it: no reader sees its states without its offset."""
+        ...
+
     async def committed(self, partition: TopicPartition) -> Committed | None:
-        """This group's committed position, None where it never committed."""
+        """This group's committed position, None where it never committed; never one from before the last commit."""
         ...
 
     async def commit(self, commits: Sequence[Commit]) -> None:
@@ -181,6 +214,10 @@ class Log(Protocol):
         """All topics a user may see, by name."""
         ...
 
+    async def partition_counts(self, names: Iterable[str]) -> Mapping[str, int]:
+        """How many partitions these topics have now, asked anew and at little cost; missing ones are left out."""
+        ...
+
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> int:
         """Append a batch durably and return the offset of its first record.
 
@@ -194,6 +231,13 @@ class Log(Protocol):
 
     async def offset_at(self, partition: TopicPartition, timestamp_ms: int) -> int:
         """The offset of the first record with this timestamp or a later one; the end where there is none."""
+        ...
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        """What a group has committed, seen from outside: nobody joins it, and it may be a moment old.
+
+        Partitions without an offset are left out. Raises PermissionDenied, LogUnavailable.
+        """
         ...
 
     def reader(self, start: Mapping[TopicPartition, int]) -> Reader: ...

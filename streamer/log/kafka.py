@@ -13,7 +13,8 @@ from typing import Self
 from aiokafka import TopicPartition as ClientPartition
 
 from streamer.errors import LogError
-from streamer.log.base import OffsetRange, TopicInfo, TopicSpec
+from streamer.log.base import Committed, OffsetRange, TopicInfo, TopicSpec
+from streamer.log.kafka_calm import stop_client
 from streamer.log.kafka_connection import KafkaOptions, translating
 from streamer.log.kafka_consumer import KafkaConsumer
 from streamer.log.kafka_publish import KafkaPublisher
@@ -41,7 +42,7 @@ class KafkaLog:
                 await start_client(self._client)
         except LogError:
             await self._topics.stop()
-            await self._client.stop()
+            await stop_client(self._client)
             raise
         return self
 
@@ -49,7 +50,7 @@ class KafkaLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._publisher.stop()
-        await self._client.stop()
+        await stop_client(self._client)
         await self._topics.stop()
 
     async def create_topics(self, specs: Iterable[TopicSpec]) -> None:
@@ -63,6 +64,10 @@ class KafkaLog:
     async def topics(self) -> Mapping[str, TopicInfo]:
         """All topics this user may see, Kafka's own left out."""
         return await self._topics.all()
+
+    async def partition_counts(self, names: Iterable[str]) -> Mapping[str, int]:
+        """How many partitions these topics have now; missing ones are left out. Raises LogUnavailable."""
+        return await self._topics.partition_counts(list(names))
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> int:
         """Append a batch durably (acks=all); returns the first record's offset."""
@@ -90,6 +95,10 @@ class KafkaLog:
         with translating(self._options, f"look for a time in {partition}"):
             found = (await self._client.offsets_for_times({name: timestamp_ms}))[name]
             return int((await self._client.end_offsets([name]))[name] if found is None else found.offset)
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        """What a group has committed, an open transaction's offsets not among it. Raises PermissionDenied."""
+        return await self._topics.committed(group, list(partitions))
 
     def reader(self, start: Mapping[TopicPartition, int]) -> KafkaReader:
         """A reader of given partitions from given offsets, in no group."""

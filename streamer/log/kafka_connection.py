@@ -70,6 +70,22 @@ _UNAVAILABLE = (
     kafka_errors.NotCoordinatorForGroupError,
     kafka_errors.StaleMetadata,
     kafka_errors.ProducerClosed,
+    kafka_errors.CorrelationIdError,
+    kafka_errors.CoordinatorLoadInProgressError,
+    kafka_errors.NotControllerError,
+    kafka_errors.BrokerNotAvailableError,
+    kafka_errors.ReplicaNotAvailableError,
+    kafka_errors.UnknownError,  # "unexpected": brokers that come and go say this too
+)
+# Cluster and producer disagree about what the producer did, as after a change of leaders. A new one begins afresh.
+_PRODUCER_LOST = (
+    kafka_errors.ConcurrentTransactions,
+    kafka_errors.InvalidTxnState,
+    kafka_errors.InvalidProducerIdMapping,
+    kafka_errors.UnknownProducerId,
+    kafka_errors.OutOfOrderSequenceNumber,
+    kafka_errors.InvalidProducerEpoch,
+    kafka_errors.TransactionCoordinatorFenced,
 )
 _TOO_LARGE = (
     kafka_errors.MessageSizeTooLargeError,
@@ -227,6 +243,7 @@ def translating(options: KafkaOptions, doing: str) -> Iterator[None]:
 
 def translated(error: BaseException, options: KafkaOptions, doing: str, heard: BaseException | None = None) -> LogError:
     """The client's error as ours: what, where and how to mend it. heard: what the client said when it gave up."""
+    error = _cause(error)
     where = f"Kafka at {options.bootstrap_servers}"
     unavailable = isinstance(error, _UNAVAILABLE)
     reason = heard if unavailable and heard is not None else error
@@ -246,9 +263,18 @@ def translated(error: BaseException, options: KafkaOptions, doing: str, heard: B
         return OffsetGone(f"{where} no longer keeps what was asked for: {doing} ({detail}): start from a kept offset")
     if isinstance(error, kafka_errors.KafkaStorageError):
         return LogFull(f"{where} cannot write ({detail}): look at the disks of its brokers")
+    if isinstance(error, _PRODUCER_LOST):
+        return LogUnavailable(f"{where} has lost track of a producer that was to {doing} ({detail}): try again")
     if unavailable:
         return LogUnavailable(f"{where} cannot be reached to {doing} ({detail}): check {_suspects(options)}")
     return LogError(f"{where}: {doing}: {detail}")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The client's sender ends by an error that has no class of its own; what it met lies behind it."""
+    while type(error) is kafka_errors.KafkaError and (behind := error.__cause__ or error.__context__) is not None:
+        error = behind
+    return error
 
 
 def _refusal(reason: BaseException, options: KafkaOptions) -> LogError | None:

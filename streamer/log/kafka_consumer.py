@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,14 +18,18 @@ from aiokafka import ConsumerRebalanceListener
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from streamer.errors import Fenced
+from streamer.log import kafka_records
 from streamer.log.base import DEFAULT_MAX_RECORDS, Assigned, Commit, Committed, ConsumerEvent, Revoked
+from streamer.log.kafka_calm import stop_client
 from streamer.log.kafka_connection import KafkaOptions, translating
 from streamer.log.kafka_exact import ExactCommits
+from streamer.log.kafka_offsets import Membership, commit_offsets, stable_offsets
 from streamer.log.kafka_publish import KafkaPublisher
 from streamer.log.kafka_reader import LOOK_S, Fetching, new_client, start_client
+from streamer.log.kafka_staged import StagedCommits
+from streamer.log.kafka_tenure import Tenures
 from streamer.log.kafka_topics import KafkaTopics
-from streamer.records import Append, RecordBatch, TopicPartition
+from streamer.records import RecordBatch, TopicPartition
 
 
 class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -45,15 +50,18 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._subscription = list(subscription)
         self._fetching: Fetching | None = None
         self._events: deque[Assigned | Revoked] = deque()
-        self._owned: set[TopicPartition] = set()
+        self._owned = Tenures(group)
         self._rebalancing = True  # until the first assignment
         self._wake: asyncio.Future[None] | None = None
         self._undelivered: list[RecordBatch] = []  # fetched by a read that was cancelled
+        self._staged = StagedCommits(publisher)
+        self._membership = Membership(-1, "")
         self._exactly = ExactCommits(options, publisher, group, self) if options.delivery == "exactly_once" else None
 
     async def __aenter__(self) -> Self:
         for topic in self._subscription:
             await self._topics.info(topic)
+        await asyncio.to_thread(kafka_records.load)
         client = new_client(
             self._options,
             group_id=self._group,
@@ -66,7 +74,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         )
         self._fetching = Fetching(client, self._options)
         with translating(self._options, f"join group {self._group!r}"):
-            await start_client(client)
+            await start_client(client, columns=True)
             client.subscribe(topics=self._subscription, listener=self)
         return self
 
@@ -78,7 +86,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         if self._exactly is not None:
             await self._exactly.stop()
         if self._fetching is not None:
-            await self._fetching.client.stop()
+            await stop_client(self._fetching.client)
 
     async def read(self, *, max_records: int = DEFAULT_MAX_RECORDS, timeout_s: float = 0.0) -> list[ConsumerEvent]:
         """Records, or barriers behind them. Raises OffsetGone, PermissionDenied, LogUnavailable."""
@@ -96,12 +104,12 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def position(self, partition: TopicPartition) -> int:
         """The offset the next read starts at. Raises Fenced when this member does not own the partition."""
-        self.check_owned(partition)
+        self._owned.check_owned(partition)
         return self._open().positions[partition]
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read `partition` from `offset` next. Raises Fenced when this member does not own it."""
-        self.check_owned(partition)
+        self._owned.check_owned(partition)
         if not self._rebalancing:  # else it is about to be revoked anyway
             self._open().seek(partition, offset)
 
@@ -117,36 +125,34 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
             *(ClientPartition(*p) for p in partitions if p in self._owned and not self._rebalancing)
         )
 
+    @property
+    def transactional(self) -> bool:
+        """Whether each commit is a transaction."""
+        return self._exactly is not None
+
     async def committed(self, partition: TopicPartition) -> Committed | None:
         """The group's committed position."""
         return (await self.committed_of([partition])).get(partition)
 
     async def commit(self, commits: Sequence[Commit]) -> None:
-        """Exactly once: each in a transaction. At least once: outputs, states, floors, offsets, tombstones, in stages,
-        each awaited for all commits before the next.
+        """Exactly once: each in a transaction. At least once: in stages (`StagedCommits`).
 
         Raises Fenced (no offset is written), RecordTooLarge and TopicMissing (nothing is), PermissionDenied,
         LogUnavailable (an unknown part is; the same commits may be tried again).
         """
         for commit in commits:
-            self.check_owned(commit.partition)
+            self.check(commit)
         if self._exactly is not None:
-            return await self._exactly.commit(commits)
-        return await self._commit_in_stages(commits)
+            await self._exactly.commit(commits)
+        else:
+            await self._staged.commit(commits, partial(self._move, self._membership))
 
-    async def _commit_in_stages(self, commits: Sequence[Commit]) -> None:
-        stages = [
-            await self._publisher.prepare([append for commit in commits for append in part(commit)])
-            for part in (_outputs, _states, _floor, _tombstones)
-        ]
-        for stage in stages[:3]:
-            await self._publisher.publish(stage)
-        with translating(self._options, f"commit offsets of group {self._group!r} in {_names(commits)}"):
+    async def _move(self, membership: Membership, commits: Sequence[Commit]) -> None:
+        """Commit offsets to the group, as the member that it assigned the partitions to."""
+        offsets = {commit.partition: Committed(commit.offset, commit.metadata) for commit in commits}
+        with translating(self._options, f"commit offsets of group {self._group!r} in {', '.join(map(str, offsets))}"):
             async with asyncio.timeout(self._options.request_timeout_s):
-                await self._open().client.commit(
-                    {ClientPartition(*c.partition): (c.offset, c.metadata) for c in commits}
-                )
-        await self._publisher.publish(stages[3])
+                await commit_offsets(self._open().client._coordinator, self._group, membership, offsets)
 
     def settled(self, revoked: Revoked) -> None:
         """The partitions may move on."""
@@ -157,7 +163,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._rebalancing = True
         partitions = frozenset(TopicPartition(p.topic, p.partition) for p in revoked)
         self._events = deque(event for event in self._events if isinstance(event, Revoked))  # never handed out
-        known = partitions & self._owned
+        known = frozenset(partition for partition in partitions if partition in self._owned)
         if not known:
             return
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -168,7 +174,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.settle_timeout_s):
                     await settled
-        self._owned -= known
+        self._owned.end(known)
         if self._exactly is not None:
             self._exactly.release(known)
         for partition in known:
@@ -182,6 +188,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
             client.seek(partition, 0)  # a position for now, so that the client does not look for one itself
         partitions = frozenset(TopicPartition(p.topic, p.partition) for p in assigned)
         self._rebalancing = False
+        self._membership = Membership(self._generation(), client._coordinator.member_id)
         if partitions:
             self._events.append(Assigned(partitions, self._generation()))
         self._ring()
@@ -211,7 +218,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in partitions:
             offset = committed[partition].offset if partition in committed else begins[ClientPartition(*partition)]
             self._open().seek(partition, offset)
-        self._owned |= assigned.partitions
+        self._owned.begin(partitions)
         return True
 
     async def _fetch(self, max_records: int, timeout_s: float) -> list[RecordBatch]:
@@ -235,13 +242,13 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         return []
 
     async def committed_of(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]:
-        """Positions and metadata of the group; partitions without are left out. Raises LogUnavailable."""
-        # The public committed() takes one partition and drops the metadata.
-        names = [ClientPartition(*partition) for partition in partitions]
+        """Positions and metadata of the group that nothing can change any more; partitions without are left out.
+
+        Raises LogUnavailable, also where a transaction that another owner left open has not ended in time.
+        """
         with translating(self._options, f"read the committed offsets of group {self._group!r}"):
             async with asyncio.timeout(self._options.request_timeout_s):
-                found = await self._open().client._coordinator.fetch_committed_offsets(names)
-        return {TopicPartition(*name): Committed(o.offset, o.metadata) for name, o in found.items()}
+                return await stable_offsets(self._open().client._coordinator, self._group, partitions)
 
     async def is_member(self) -> bool:
         """Whether the group still counts on this member in the generation that gave it its partitions."""
@@ -254,10 +261,9 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
     def _generation(self) -> int:
         return int(self._open().client._coordinator.generation)  # not published by the client
 
-    def check_owned(self, partition: TopicPartition) -> None:
-        """Raises Fenced for a partition that this member does not own."""
-        if partition not in self._owned:
-            raise Fenced(f"{partition} is not assigned to this member of group {self._group!r}: drop its state")
+    def check(self, commit: Commit) -> None:
+        """Raises Fenced unless its partition is owned, and has been ever since this commit was first tried."""
+        self._owned.check(commit)
 
     def _settle(self, event: Assigned | Revoked) -> None:
         if isinstance(event, Revoked) and isinstance(event._token, asyncio.Future) and not event._token.done():
@@ -271,23 +277,3 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         if self._fetching is None:
             raise RuntimeError("a KafkaConsumer is an async context manager: enter it first")
         return self._fetching
-
-
-def _names(commits: Sequence[Commit]) -> str:
-    return ", ".join(str(commit.partition) for commit in commits)
-
-
-def _outputs(commit: Commit) -> Sequence[Append]:
-    return commit.outputs
-
-
-def _states(commit: Commit) -> Sequence[Append]:
-    return commit.states
-
-
-def _floor(commit: Commit) -> Sequence[Append]:
-    return commit.floor
-
-
-def _tombstones(commit: Commit) -> Sequence[Append]:
-    return commit.tombstones

@@ -28,7 +28,7 @@ class Member(Protocol):
 
     async def committed_of(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]: ...
 
-    def check_owned(self, partition: TopicPartition) -> None: ...
+    def check(self, commit: Commit) -> None: ...
 
 
 class _Attempt(NamedTuple):
@@ -106,6 +106,7 @@ class ExactCommits:
         prepared = await self._publisher.prepare(
             [*commit.outputs, *commit.states, *commit.floor, *commit.tombstones], transactional=True
         )
+        self._member.check(commit)
         self._lost[name] = attempt
         try:
             with translating(self._options, f"commit a transaction of {name}"):
@@ -113,13 +114,15 @@ class ExactCommits:
                     await self._transactions.run(name, commit.offset, attempt.id, prepared)
         except Fenced as error:
             # Another producer has this id. If the group still counts on this member, it is the other that is mistaken.
-            raise await self._after_fencing(name, error) from error
+            raise await self._after_fencing(commit, error) from error
         self._settled(name, attempt)
 
-    async def _after_fencing(self, name: TopicPartition, error: Fenced) -> LogError:
+    async def _after_fencing(self, commit: Commit, error: Fenced) -> LogError:
         if await self._member.is_member():
-            self._member.check_owned(name)
-            return LogUnavailable(f"{name}: the producer was fenced by one that the group does not know: once more")
+            self._member.check(commit)
+            return LogUnavailable(
+                f"{commit.partition}: the producer was fenced by one that the group does not know: once more"
+            )
         return error
 
     async def _happened(self, attempt: _Attempt) -> bool:
@@ -130,8 +133,8 @@ class ExactCommits:
         await self._transactions.acquire([name])
         if not await self._member.is_member():
             raise Fenced(f"group {self._group!r} no longer counts on this member: drop the state of {name}")
-        self._member.check_owned(name)
         committed = (await self._member.committed_of([name])).get(name)
+        self._member.check(attempt.commit)
         found = None if committed is None else committed.metadata
         if found == attempt.id:
             return True

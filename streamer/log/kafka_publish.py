@@ -16,12 +16,14 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
+from streamer.columns import NewParts
 from streamer.errors import LogError
 from streamer.log.base import TopicInfo
 from streamer.log.batching import check_measured, measure
+from streamer.log.kafka_calm import calm
 from streamer.log.kafka_connection import Compression, KafkaOptions, translating
-from streamer.log.kafka_topics import FRAMING_BYTES, KafkaTopics
-from streamer.log.topics import topic_missing
+from streamer.log.kafka_topics import KafkaTopics
+from streamer.log.topics import FRAMING_BYTES, topic_missing
 from streamer.records import Append, NewRecord, TopicPartition
 
 _BATCH_BYTES = 768 * 1024
@@ -122,8 +124,9 @@ class KafkaPublisher:
         doing = f"write to topic {partition.topic!r}"
         info = await self._topics.info(partition.topic)
         producer = await self._started()
-        builders = waiting[0].append.batches
-        if len(waiting) > 1:  # what was built for each is too small to be sent by itself
+        builders = [batch for one in waiting for batch in one.append.batches]
+        columns = any(isinstance(one.append.records, NewParts) for one in waiting)
+        if len(waiting) > 1 and not columns:  # what was built for each is too small to be sent by itself
             builders = self._build([record for one in waiting for record in one.append.records], _batch_bytes(info))
         try:
             with translating(self._options, doing):
@@ -156,6 +159,10 @@ class KafkaPublisher:
 
     def _build(self, records: Sequence[NewRecord], limit_bytes: int, transactional: bool = False) -> list[BatchBuilder]:
         """As few record batches as hold all `records`, none above `limit_bytes`."""
+        if isinstance(records, NewParts) and self._options.compression is None:
+            from streamer.log import kafka_batches  # compiled code: loaded by whom it serves
+
+            return [*kafka_batches.build(records.parts, limit_bytes, transactional=transactional)]
         codec = _CODECS[self._options.compression]
         builders = [BatchBuilder(limit_bytes, codec, is_transactional=int(transactional))]
         append = builders[-1].append
@@ -171,9 +178,11 @@ class KafkaPublisher:
         async with self._starting:
             if self._producer is None:
                 producer = AIOKafkaProducer(**self._options.connection(), enable_idempotence=True)
+                calm(producer.client)
                 try:
                     with translating(self._options, "connect"):
-                        await producer.start()
+                        async with asyncio.timeout(self._options.request_timeout_s):  # the client would try for ever
+                            await producer.start()
                 except LogError:
                     await producer.stop()
                     raise

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as ClientPartition
 
 from streamer.log.base import DEFAULT_MAX_RECORDS
+from streamer.log.kafka_calm import calm, stop_client
 from streamer.log.kafka_connection import KafkaOptions, translating
 from streamer.log.kafka_records import hand_out_ours
 from streamer.log.kafka_topics import KafkaTopics
@@ -84,7 +85,7 @@ class KafkaReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._fetching is not None:
-            await self._fetching.client.stop()
+            await stop_client(self._fetching.client)
 
     async def read(self, *, max_records: int = DEFAULT_MAX_RECORDS, timeout_s: float = 0.0) -> list[RecordBatch]:
         """At most `max_records` over all partitions. Raises OffsetGone, PermissionDenied, LogUnavailable."""
@@ -122,12 +123,13 @@ def new_client(options: KafkaOptions, **more: Any) -> AIOKafkaConsumer:
     )
 
 
-async def start_client(client: AIOKafkaConsumer) -> None:
-    """Start, or close again: a client that failed to start warns when it is collected."""
+async def start_client(client: AIOKafkaConsumer, *, columns: bool = False) -> None:
+    """Start, or close again: a client that failed to start warns when it is collected. columns: see `hand_out_ours`."""
+    calm(client._client)
     try:
         await client.start()
-        hand_out_ours(client)
+        hand_out_ours(client, columns=columns)
         await asyncio.sleep(0)  # a task of the client that is stopped before its first step would cancel stop() instead
     except BaseException:
-        await client.stop()
+        await stop_client(client)
         raise

@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from aiokafka import TopicPartition as ClientPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.metadata import MetadataRequest
 
-from streamer.log.base import TopicInfo, TopicSpec
+from streamer.log.base import Committed, Compaction, TopicInfo, TopicSpec
+from streamer.log.kafka_calm import calm
 from streamer.log.kafka_connection import KafkaOptions, translated, translating
-from streamer.log.topics import check_matches, topic_missing
+from streamer.log.topics import COMPACTION, FRAMING_BYTES, check_matches, kafka_configs, topic_missing
+from streamer.records import TopicPartition
 
-# `max.message.bytes` counts a whole batch with its framing: a record within the topic's limit must fit beside it.
-FRAMING_BYTES = 4096
 _DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 _POLL_S = 0.02
 
@@ -31,6 +32,7 @@ class KafkaTopics:
 
     async def start(self) -> None:
         """Raises LogUnavailable."""
+        calm(self._admin._client)
         with translating(self._options, "connect"):
             await self._admin.start()
 
@@ -82,6 +84,35 @@ class KafkaTopics:
             self._known.update(await self._infos({name: described}))
         return self._known[name]
 
+    async def committed(self, group: str, names: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]:
+        """What a group has committed, asked without joining it; partitions without an offset are left out."""
+        wanted = [ClientPartition(*name) for name in names]
+        with translating(self._options, f"read the committed offsets of group {group!r}"):
+            async with asyncio.timeout(self._options.request_timeout_s):
+                while wanted:
+                    try:
+                        found = await self._admin.list_consumer_group_offsets(group, partitions=wanted)
+                    except KafkaError as error:  # a young or moving coordinator asks for patience
+                        if not error.retriable:
+                            raise
+                        await asyncio.sleep(_POLL_S)
+                        continue
+                    return {TopicPartition(*name): Committed(*at) for name, at in found.items() if at.offset >= 0}
+        return {}
+
+    async def partition_counts(self, names: Sequence[str]) -> dict[str, int]:
+        """How many partitions these topics have now; missing ones are left out. What was known of others is dropped."""
+        if not names:
+            return {}
+        with translating(self._options, f"count the partitions of {', '.join(names)}"):
+            async with asyncio.timeout(self._options.request_timeout_s):
+                described = await self._describe(names)
+        counts = {t["topic"]: len(t["partitions"]) for t in described if not t["error_code"]}
+        for name, count in counts.items():
+            if name in self._known and self._known[name].partitions != count:
+                self.forget(name)
+        return counts
+
     def forget(self, name: str) -> None:
         """Ask the cluster again next time."""
         self._known.pop(name, None)
@@ -114,16 +145,10 @@ class KafkaTopics:
                 await asyncio.sleep(_POLL_S)
 
     def _new_topic(self, spec: TopicSpec) -> NewTopic:
-        policy = ["compact"] * spec.compact + ["delete"] * (not spec.compact or spec.retention_ms is not None)
-        configs = {
-            "cleanup.policy": ",".join(policy),
-            "retention.ms": str(-1 if spec.retention_ms is None else spec.retention_ms),
-            "max.message.bytes": str(spec.max_record_bytes + FRAMING_BYTES),
-        }
         replicas = self._options.replication_factor
         # The client takes -1, "the brokers' default", only beside an assignment of replicas: an empty one.
         assignment: dict[int, list[int]] | None = {} if replicas == -1 else None
-        return NewTopic(spec.name, spec.partitions, replicas, assignment, configs)
+        return NewTopic(spec.name, spec.partitions, replicas, assignment, kafka_configs(spec))
 
 
 def _led(described: dict[str, Any]) -> int:
@@ -135,5 +160,15 @@ def _info(name: str, described: dict[str, Any], configs: dict[str, str]) -> Topi
     policy = configs.get("cleanup.policy", "delete").split(",")
     retention_ms = int(configs.get("retention.ms", -1)) if "delete" in policy else -1
     max_bytes = int(configs.get("max.message.bytes", _DEFAULT_MAX_MESSAGE_BYTES)) - FRAMING_BYTES
-    partitions = len(described["partitions"])
-    return TopicInfo(name, partitions, "compact" in policy, None if retention_ms < 0 else retention_ms, max_bytes)
+    partitions = described["partitions"]
+    return TopicInfo(
+        name,
+        len(partitions),
+        "compact" in policy,
+        None if retention_ms < 0 else retention_ms,
+        max_bytes,
+        deletes="delete" in policy,
+        compaction=Compaction(**{field: int(configs[key]) for field, key in COMPACTION.items()}) if configs else None,
+        replicas=min((len(partition["replicas"]) for partition in partitions), default=0),
+        in_sync=int(configs["min.insync.replicas"]) if configs else None,
+    )

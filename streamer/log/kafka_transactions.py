@@ -3,26 +3,53 @@
 aiokafka 0.14 speaks version 0 of the transaction protocol: the broker does not check a member's generation (KIP-447).
 What fences instead is the transactional id, which names the group and the partition and no worker: whoever starts its
 producer last is the owner, and what an earlier owner left open is aborted. So an owner starts its producer first and
-reads the committed offset afterwards (DESIGN.md rule 7). A producer is thrown away after any error.
+reads the committed offset afterwards (DESIGN.md rule 7). A producer is thrown away after any error, a lost connection
+included: the client would ask again, and the first request, arriving late, would act upon the next transaction, which
+has the same epoch (KIP-890): its end would commit half of it, its offset would take the next one's place.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import TopicPartition as ClientPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, NodeNotReadyError
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    TxnOffsetCommitRequest,
+)
 
 from streamer.errors import Fenced
+from streamer.log.kafka_calm import calm
 from streamer.log.kafka_connection import KafkaOptions, translating
 from streamer.log.kafka_publish import Prepared, look_at, stop_producer
 from streamer.records import TopicPartition
 
 TRANSACTION_TIMEOUT_MS = 10_000
 """What a dead owner's open transaction may delay the readers of its own partition's outputs at most."""
+
+_ONCE = (AddPartitionsToTxnRequest, AddOffsetsToTxnRequest, TxnOffsetCommitRequest, EndTxnRequest)
+
+
+class Unanswered(ConnectionError):
+    """A request of a transaction was sent, and its connection lost: it may still arrive."""
+
+
+class _Expected(logging.Filter):
+    """The client logs whatever ends a producer as a failure of its own; this one is wanted, and reported."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], Unanswered))
+
+
+logging.getLogger("aiokafka.producer.sender").addFilter(_Expected())
 
 
 class Transactions:
@@ -89,11 +116,31 @@ class Transactions:
             transactional_id=f"{self._group}.{name.topic}-{name.partition}",
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
         )
+        calm(producer.client)
         with translating(self._options, f"begin transactions for {name}"):
             try:
-                await producer.start()
+                async with asyncio.timeout(self._options.request_timeout_s):  # the client would try for ever
+                    await producer.start()
             except BaseException:
                 with suppress(KafkaError):
                     await producer.stop()
                 raise
+        _ask_once(producer)
         return producer
+
+
+def _ask_once(producer: AIOKafkaProducer) -> None:
+    """A request of a transaction that was not answered ends the producer instead of being sent again."""
+    send = producer.client.send
+
+    async def send_once(node: int, request: Any, **how: Any) -> Any:
+        try:
+            return await send(node, request, **how)
+        except NodeNotReadyError:  # it was not sent
+            raise
+        except KafkaError as error:
+            if isinstance(request, _ONCE):  # the client tries again after each error that is one of its own
+                raise Unanswered(f"{type(request).__name__} was not answered: {error}") from error
+            raise
+
+    producer.client.send = send_once

@@ -83,6 +83,10 @@ class MemoryLog:
         """All topics by name."""
         return dict(self._topics)
 
+    async def partition_counts(self, names: Iterable[str]) -> Mapping[str, int]:
+        """How many partitions these topics have; missing ones are left out."""
+        return {name: self._topics[name].partitions for name in names if name in self._topics}
+
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> int:
         """Append a batch, all or nothing; returns the first record's offset."""
         await asyncio.sleep(0)
@@ -97,6 +101,11 @@ class MemoryLog:
     async def offset_at(self, partition: TopicPartition, timestamp_ms: int) -> int:
         """The first offset with this time or a later one, else the end."""
         return self.fresh_partition(partition).offset_at(timestamp_ms)
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        """What a group has committed; partitions without an offset are left out."""
+        known = self._groups[group].offsets if group in self._groups else {}
+        return {name: known[name] for name in partitions if name in known}
 
     def reader(self, start: Mapping[TopicPartition, int]) -> MemoryReader:
         """A reader of given partitions from given offsets, in no group."""
@@ -245,6 +254,11 @@ class MemoryConsumer:
         """Deliver these again; one that is no longer owned is passed over."""
         self._member.paused.difference_update(partitions)
         self._wake.set()
+
+    @property
+    def transactional(self) -> bool:
+        """All of a commit happens at once."""
+        return True
 
     async def committed(self, partition: TopicPartition) -> Committed | None:
         """The group's committed position."""

@@ -102,6 +102,11 @@ class SqliteLog:
         """All topics by name."""
         return await self.read(sqlite_records.topics)
 
+    async def partition_counts(self, names: Iterable[str]) -> Mapping[str, int]:
+        """How many partitions these topics have; missing ones are left out."""
+        there = await self.topics()
+        return {name: there[name].partitions for name in names if name in there}
+
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> int:
         """Append a batch durably; returns the first record's offset. Appends that wait together share a transaction."""
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -118,6 +123,16 @@ class SqliteLog:
     async def offset_at(self, partition: TopicPartition, timestamp_ms: int) -> int:
         """The first offset with this time or a later one, else the end."""
         return await self.read(lambda connection: sqlite_records.offset_at(connection, partition, timestamp_ms))
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        """What a group has committed; partitions without an offset are left out."""
+        names = list(partitions)
+
+        def work(connection: sqlite3.Connection) -> dict[TopicPartition, Committed]:
+            found = {name: sqlite_groups.committed(connection, group, name) for name in names}
+            return {name: at for name, at in found.items() if at is not None}
+
+        return await self.read(work)
 
     def reader(self, start: Mapping[TopicPartition, int]) -> SqliteReader:
         """A reader of given partitions from given offsets, in no group."""

@@ -155,6 +155,11 @@ class SqliteConsumer:
         self._paused.difference_update(partitions)
         self._wake.set()
 
+    @property
+    def transactional(self) -> bool:
+        """All of a commit happens at once."""
+        return True
+
     async def committed(self, partition: TopicPartition) -> Committed | None:
         """The group's committed position."""
         return await self._log.read(lambda connection: sqlite_groups.committed(connection, self._group, partition))

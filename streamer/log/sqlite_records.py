@@ -15,7 +15,7 @@ import msgspec
 from streamer.errors import OffsetGone
 from streamer.log.base import OffsetRange, TopicInfo, TopicSpec
 from streamer.log.batching import Measured, check_measured, fair_shares, measure
-from streamer.log.topics import check_matches, topic_missing
+from streamer.log.topics import check_matches, embedded, topic_missing
 from streamer.records import Append, Headers, Record, RecordBatch, TopicPartition
 
 _OFFSET_BITS = 40
@@ -59,7 +59,7 @@ def prepare(append: Append) -> Prepared:
 def topics(connection: sqlite3.Connection) -> dict[str, TopicInfo]:
     """All topics by name."""
     rows = connection.execute("SELECT name, partitions, compact, retention_ms, max_record_bytes FROM topics")
-    return {row[0]: TopicInfo(row[0], row[1], bool(row[2]), row[3], row[4]) for row in rows}
+    return {row[0]: embedded(row[0], row[1], bool(row[2]), row[3], row[4]) for row in rows}
 
 
 def create_topics(connection: sqlite3.Connection, specs: Sequence[TopicSpec]) -> bool:
@@ -144,7 +144,7 @@ def topic_info(connection: sqlite3.Connection, name: str) -> TopicInfo:
     row = connection.execute(query, (name,)).fetchone()
     if row is None:
         raise topic_missing(name, "this SQLite log")
-    return TopicInfo(row[0], row[1], bool(row[2]), row[3], row[4])
+    return embedded(row[0], row[1], bool(row[2]), row[3], row[4])
 
 
 def _place(connection: sqlite3.Connection, name: TopicPartition) -> _Place:

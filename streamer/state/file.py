@@ -143,10 +143,13 @@ def check_state(partition: int, key: bytes, data: bytes, model: str, layout: Lay
     """Raises StateMismatch unless a state is whole, of this model and of the stream of its key."""
     where = f"state of {key.decode(errors='replace')!r} in partition {partition}"
     try:
-        stream = snapshot.load(data, model, layout)[0].stream
+        if snapshot.peek(data).kind == "mark":
+            snapshot.load_mark(data)
+            return
+        stream = snapshot.load(data, model, layout)[0]
     except StateMismatch as mismatch:
         raise StateMismatch(f"{where}: {mismatch}") from mismatch
-    if stream is not None and (stream.partition, stream.id.encode()) != (partition, key):
+    if (stream.partition, stream.id.encode()) != (partition, key):
         raise StateMismatch(f"{where} is that of {stream.id!r} in partition {stream.partition}")
 
 

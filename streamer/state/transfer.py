@@ -10,17 +10,19 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
 from streamer.errors import Fenced, InputError, StateMismatch, TopicMismatch, TopicMissing
-from streamer.log.base import Assigned, Commit, Committed, Consumer, Log, Revoked, TopicInfo, TopicSpec, append_of
+from streamer.log.base import Assigned, Commit, Committed, Consumer, Log, Revoked, TopicInfo, append_of
 from streamer.records import NewRecord, Record, TopicPartition
 from streamer.state.file import Backup, BackupWriter, Layout, Origin, PartitionStates, check_state, read_backup
 from streamer.worker import topics
+from streamer.worker.changelog import Changelogs
 from streamer.worker.progress import FLOOR_KEY
 from streamer.worker.restore import read_changelog
+from streamer.worker.timeline import TIMELINE_KEY
 
 WAIT_S = 15.0
 _LOOK_S = 0.5
@@ -77,7 +79,7 @@ async def export_states(
         with BackupWriter(path, origin) as writer:
             anything = False
             for number in range(count):
-                saved = await _saved(log, pipeline, consumer, number)
+                saved = await saved_of(log, pipeline, consumer, number)
                 anything |= saved != _NOTHING
                 part = await asyncio.to_thread(_part, number, saved, pipeline, leave_out_mismatches)
                 await asyncio.to_thread(writer.write, part)
@@ -111,18 +113,16 @@ async def import_states(
         )
     names = [TopicPartition(pipeline.topic, number) for number in range(count)]
     begins = await _check_offsets(log, names, backup)
-    await log.create_topics(
-        [TopicSpec(pipeline.changelog, count, compact=True, max_record_bytes=topics.STATE_RECORD_BYTES)]
-    )
+    await log.create_topics([topics.changelog_spec(pipeline.changelog, count)])
     async with sole_member(log, pipeline, count, wait_s) as consumer:
-        before = [await _saved(log, pipeline, consumer, number) for number in range(count)]
+        before = [await saved_of(log, pipeline, consumer, number) for number in range(count)]
         if not replace and any(saved != _NOTHING for saved in before):
             raise TopicMismatch(
                 f"group {pipeline.group!r} has saved states or offsets already: --replace gives them up for the file's"
             )
         pairs = zip(names, backup.parts, before, strict=True)
         commits = [
-            _commit(pipeline, name, part, saved, begins[name])
+            commit_of(pipeline, name, part, saved, begins[name])
             for name, part, saved in pairs
             if (part.committed, part.states, saved) != (None, (), _NOTHING)
         ]
@@ -157,21 +157,29 @@ async def sole_member(log: Log, pipeline: Pipeline, count: int, wait_s: float) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Saved:
+class Saved:
+    """timeline: which versions streams began with. keys: as they lie in the changelog, also of what counts no more."""
+
     states: Sequence[Record] = ()
     floor: int | None = None
     committed: Committed | None = None
+    timeline: bytes = field(default=b"", compare=False)
+    keys: Sequence[bytes] = field(default=(), compare=False)
 
 
-_NOTHING = _Saved()
+_NOTHING = Saved()
 
 
-async def _saved(log: Log, pipeline: Pipeline, consumer: Consumer, number: int) -> _Saved:
-    states, floor = await read_changelog(log, TopicPartition(pipeline.changelog, number))
-    return _Saved(tuple(states), floor, await consumer.committed(TopicPartition(pipeline.topic, number)))
+async def saved_of(log: Log, pipeline: Pipeline, consumer: Consumer, number: int) -> Saved:
+    """What a partition's changelog and the group's offset hold."""
+    committed = await consumer.committed(TopicPartition(pipeline.topic, number))
+    place = TopicPartition(pipeline.changelog, number)
+    states, floor, timeline, before = await read_changelog(Changelogs(log), place, committed)
+    keys = tuple(key for key in (*before.held.values(), *before.stale) if key not in (FLOOR_KEY, TIMELINE_KEY))
+    return Saved(tuple(states), floor, committed, timeline.dump(), keys)
 
 
-def _part(number: int, saved: _Saved, pipeline: Pipeline, leave_out_mismatches: bool) -> PartitionStates:
+def _part(number: int, saved: Saved, pipeline: Pipeline, leave_out_mismatches: bool) -> PartitionStates:
     states: list[tuple[bytes, bytes]] = []
     for record in saved.states:
         key, data = record.key or b"", record.value or b""
@@ -230,19 +238,23 @@ async def _check_offsets(log: Log, names: Sequence[TopicPartition], backup: Back
     return {name: kept[name].begin for name in names}
 
 
-def _commit(pipeline: Pipeline, name: TopicPartition, part: PartitionStates, before: _Saved, begin: int) -> Commit:
+def commit_of(pipeline: Pipeline, name: TopicPartition, part: PartitionStates, before: Saved, begin: int) -> Commit:
     """One partition's states, floor and offset; keys that are there and not in the file become tombstones."""
     changelog = TopicPartition(pipeline.changelog, name.partition)
     offset = begin if part.committed is None else part.committed
     floor = offset if part.floor is None else part.floor
     kept = {key for key, _ in part.states}
-    gone = [NewRecord(record.key, None) for record in before.states if record.key not in kept]
+    gone = [NewRecord(key, None) for key in before.keys if key not in kept]
     states = [NewRecord(key, data) for key, data in part.states]
+    floors = [NewRecord(FLOOR_KEY, str(floor).encode())]
+    if before.timeline:
+        floors.append(NewRecord(TIMELINE_KEY, before.timeline))
     return Commit(
         partition=name,
         offset=offset,
-        metadata=uuid4().hex,  # an id of its own: no worker may take states it still has in memory for these
+        # An id of its own: no worker may take states it still has in memory for these, and no owner's epoch counts on.
+        metadata=uuid4().hex,
         states=[append_of(changelog, states)] if states else [],
-        floor=[append_of(changelog, [NewRecord(FLOOR_KEY, str(floor).encode())])],
+        floor=[append_of(changelog, floors)],
         tombstones=[append_of(changelog, gone)] if gone else [],
     )

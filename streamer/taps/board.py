@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from streamer.codecs.messages import (
@@ -91,6 +91,7 @@ class Board:
         self.finals = 0
         self.deadletters = 0
         self.workers: Mapping[str, Status] = {}
+        self.notes: Sequence[str] = ()
 
     def see(self, envelope: Envelope) -> None:
         """Take one message in."""

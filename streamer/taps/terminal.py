@@ -23,15 +23,19 @@ SENSOR_ROWS = 3
 
 T = TypeVar("T")
 Statuses = Callable[[], Mapping[str, Status]]
+Notes = Callable[[], Sequence[str]]
 
 
 class Terminal:
     """Shows messages on a console: a live view where it is a terminal, else one line for what is final."""
 
-    def __init__(self, console: Console, statuses: Statuses, board: Board | None = None) -> None:
-        """statuses: asked for the workers' figures at every frame."""
+    def __init__(
+        self, console: Console, statuses: Statuses, board: Board | None = None, notes: Notes = lambda: ()
+    ) -> None:
+        """statuses, notes: asked for the workers' figures, and for lines to stand under them, at every frame."""
         self._console = console
         self._statuses = statuses
+        self._notes = notes
         self.board = board or Board()
 
     async def follow(self, outputs: AsyncIterator[Envelope]) -> None:
@@ -47,14 +51,16 @@ class Terminal:
             finally:
                 drawing.cancel()
                 await asyncio.gather(drawing, return_exceptions=True)
-                self.board.workers = self._statuses()
-                live.update(render(self.board, self._console.width), refresh=True)
+                self._refresh(live)
 
     async def _draw(self, live: Live) -> None:
         while True:
-            self.board.workers = self._statuses()
-            live.update(render(self.board, self._console.width), refresh=True)
+            self._refresh(live)
             await asyncio.sleep(1 / FRAMES_PER_S)
+
+    def _refresh(self, live: Live) -> None:
+        self.board.workers, self.board.notes = self._statuses(), self._notes()
+        live.update(render(self.board, self._console.width), refresh=True)
 
     async def _print_lines(self, outputs: AsyncIterator[Envelope]) -> None:
         async for envelope in outputs:
@@ -67,7 +73,7 @@ class Terminal:
 
 def render(board: Board, width: int) -> RenderableType:
     """The whole view, `width` characters wide; parts without content are left out."""
-    parts: list[RenderableType] = [_workers(board)]
+    parts: list[RenderableType] = [_workers(board), *(Text(safe(note), style="magenta") for note in board.notes)]
     if board.speech:
         parts.append(Panel(_speech(board.speech), title="speech", title_align="left", border_style="cyan"))
     if board.sensors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,4 +79,15 @@ class Task(Protocol):
 
     def load(self, data: Any) -> Any:
         """The state back, equal to what was dumped. Raises StateMismatch for what `dump` cannot have made."""
+        ...
+
+
+@runtime_checkable
+class PlainTask(Task, Protocol):
+    """An independent task that says of every row that has frames one prediction, which is nothing but named outputs."""
+
+    def plain(
+        self, outputs: Mapping[str, NDArray[np.generic]], lengths: NDArray[np.int64]
+    ) -> Mapping[str, NDArray[np.generic]]:
+        """What `advance` would say of n rows, all of which have frames: (n, K) by name."""
         ...

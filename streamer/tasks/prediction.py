@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.codecs.messages import Output, Prediction, iso_time
 from streamer.tasks.base import StreamView, TaskBatch
@@ -25,13 +27,9 @@ class PredictionTask:
         return None
 
     def advance(self, batch: TaskBatch) -> tuple[list[Any], list[list[Output]]]:
-        rows = np.arange(len(batch.streams))
-        last = np.maximum(batch.lengths - 1, 0)
-        values: list[dict[str, list[float]]] = [{} for _ in rows]
-        for name in self.names:
-            for outputs, value in zip(
-                values, batch.outputs[name][rows, last].reshape(len(rows), -1).tolist(), strict=True
-            ):
+        values: list[dict[str, list[float]]] = [{} for _ in batch.streams]
+        for name, leaf in self.plain(batch.outputs, batch.lengths).items():
+            for outputs, value in zip(values, leaf.tolist(), strict=True):
                 outputs[name] = value
         said: list[list[Output]] = []
         for stream, time_ms, frames, outputs in zip(
@@ -43,6 +41,12 @@ class PredictionTask:
             body = Prediction(stream=stream.id, time=iso_time(time_ms), outputs=outputs)
             said.append([Output(body, stream.key or b"", "prediction", 0, time_ms, False)])
         return [None] * len(said), said
+
+    def plain(
+        self, outputs: Mapping[str, NDArray[np.generic]], lengths: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.generic]]:
+        rows, last = np.arange(len(lengths)), np.maximum(lengths - 1, 0)
+        return {name: outputs[name][rows, last].reshape(len(rows), -1) for name in self.names}
 
     def finish(self, stream: StreamView) -> list[Output]:
         return []

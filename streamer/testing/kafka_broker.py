@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,13 +19,15 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal, Self
+from typing import IO, Self
 
 from streamer.errors import ConfigurationError, LogUnavailable
+from streamer.testing.kafka_properties import Seat, SecureListener, server_properties
 
 _ROOT = Path(__file__).resolve().parents[2]
 _POM = _ROOT / "deploy" / "kafka" / "pom.xml"
@@ -32,48 +35,7 @@ _LIBS = _ROOT / ".kafka" / "libs"
 _STARTED = "Kafka Server started"
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
-_PROTOCOLS = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", "SASL_PLAINTEXT": "SASL_PLAINTEXT"}
-_SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
-_JAAS = "org.apache.kafka.common.security"
-
-_PROPERTIES = """
-process.roles=broker,controller
-node.id=1
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-auto.create.topics.enable=false
-num.partitions=1
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=8
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=8
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=1000
-"""
-
-# Retention and compaction within a second instead of minutes.
-_EAGER_PROPERTIES = """
-log.retention.check.interval.ms=500
-log.segment.delete.delay.ms=500
-log.initial.task.delay.ms=500
-log.roll.ms=500
-log.cleaner.backoff.ms=200
-log.cleaner.min.cleanable.ratio=0.01
-log.cleaner.dedupe.buffer.size=8388608
-"""
-
-# Users come in through SASL_PLAINTEXT and may do nothing unless an ACL says so; PLAINTEXT may do everything.
-_ACL_PROPERTIES = """
-authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users=User:ANONYMOUS
-allow.everyone.if.no.acl.found=false
-sasl.enabled.mechanisms=PLAIN
-listener.name.sasl_plaintext.plain.sasl.jaas.config=\
-org.apache.kafka.common.security.plain.PlainLoginModule required {users};
-"""
+_PORTS = (15_000, 32_000)
 
 
 def missing_tools() -> str:
@@ -85,43 +47,6 @@ def missing_tools() -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class SecureListener:
-    """One more port of a broker: with TLS, with user and password, or both. Whoever gets in may do everything.
-
-    users: names with their passwords. mechanisms: by which they may come.
-    key_and_chain: a PEM file with the broker's unencrypted PKCS #8 key, its certificate and those that signed it.
-    client_ca: a PEM file; when given, clients must show a certificate that it signed.
-    """
-
-    protocol: Literal["SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-    users: Mapping[str, str] = field(default_factory=dict, repr=False)
-    mechanisms: Sequence[str] = ("PLAIN", *_SCRAM)
-    key_and_chain: Path | None = None
-    client_ca: Path | None = None
-
-    def properties(self, name: str) -> str:
-        """What `server.properties` says of a listener of this name."""
-        lines: dict[str, object] = {}
-        if self.users:
-            users = " ".join(f'user_{user}="{password}"' for user, password in self.users.items())
-            lines["sasl.enabled.mechanisms"] = ",".join(self.mechanisms)
-            lines["plain.sasl.jaas.config"] = f"{_JAAS}.plain.PlainLoginModule required {users};"
-            for mechanism in _SCRAM:
-                lines[f"{mechanism.lower()}.sasl.jaas.config"] = f"{_JAAS}.scram.ScramLoginModule required;"
-        if self.key_and_chain is not None:
-            lines |= {"ssl.keystore.type": "PEM", "ssl.keystore.location": self.key_and_chain}
-        if self.client_ca is not None:
-            lines |= {"ssl.truststore.type": "PEM", "ssl.truststore.location": self.client_ca}
-            lines["ssl.client.auth"] = "required"
-        return "".join(f"listener.name.{name.lower()}.{key}={value}\n" for key, value in lines.items())
-
-    def scram(self) -> list[str]:
-        """What creates the users for SCRAM when a broker's folder is formatted."""
-        users = self.users.items()
-        return [f"--add-scram={how}=[name={user},password={word}]" for how in _SCRAM for user, word in users]
-
-
 @dataclass
 class KafkaBroker:
     """One broker process. Use as a context manager, or `start` and `stop`; it can be started again on its data.
@@ -129,7 +54,8 @@ class KafkaBroker:
     port: 0 picks a free one. data: a folder for its logs, a temporary one when None. heap_mb: the Java heap.
     users: names with their passwords for the SASL_PLAINTEXT listener; giving any turns on access control.
     eager: retention and compaction run within a second, for tests. secure: more listeners, by a name in capitals.
-    Start it on a thread that lives as long as it.
+    behind: port of a proxy through which clients of one more listener, without security, are to come.
+    seat: its place in a cluster; None for a cluster of one. Start it on a thread that lives as long as it.
     """
 
     port: int = 0
@@ -139,7 +65,9 @@ class KafkaBroker:
     eager: bool = False
     sasl_port: int = 0
     secure: Mapping[str, SecureListener] = field(default_factory=dict)
-    _secure_ports: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    behind: int | None = None
+    seat: Seat | None = None
+    _more_ports: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     _temporary: Path | None = field(default=None, init=False, repr=False)
 
@@ -155,10 +83,20 @@ class KafkaBroker:
 
     def secure_bootstrap(self, name: str) -> str:
         """`host:port` of one of the `secure` listeners, once it is started."""
-        return f"127.0.0.1:{self._secure_ports[name]}"
+        return f"127.0.0.1:{self._more_ports[name]}"
+
+    @property
+    def behind_port(self) -> int:
+        """Where the proxy is to connect to, once it is started."""
+        return self._more_ports["BEHIND"]
 
     def start(self) -> None:
         """Start and wait until it answers. Raises ConfigurationError (Java or Maven missing), LogUnavailable."""
+        self.launch()
+        self.wait_until_started()
+
+    def launch(self) -> None:
+        """Start without waiting. Raises ConfigurationError, LogUnavailable (its folder cannot be used)."""
         if lacking := missing_tools():
             raise ConfigurationError(lacking)
         resolve_libs()
@@ -169,7 +107,6 @@ class KafkaBroker:
         if not (self.data / "logs" / "meta.properties").exists():
             self._format(self.data)
         self._process = self._java("kafka.Kafka", [str(self.data / "server.properties")], "broker.log")
-        self._wait_until_started(self.data / "broker.log")
 
     def stop(self) -> None:
         """Stop in an orderly way, and by force when that takes too long. The data stay."""
@@ -178,6 +115,14 @@ class KafkaBroker:
     def kill(self) -> None:
         """End at once, as a power cut would."""
         self._end(signal.SIGKILL)
+
+    def suspend(self) -> None:
+        """SIGSTOP: its connections stay open and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
 
     def wait(self) -> int:
         """Wait until the broker ends by itself."""
@@ -202,7 +147,7 @@ class KafkaBroker:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _format(self, data: Path) -> None:
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = self.seat.cluster if self.seat else new_cluster_id()
         # One argument: an id may begin with a dash.
         arguments = ["format", f"--cluster-id={cluster}", "--config", str(data / "server.properties")]
         arguments += [scram for listener in self.secure.values() for scram in listener.scram()]
@@ -211,23 +156,22 @@ class KafkaBroker:
             raise LogUnavailable(f"Kafka could not format {data}:\n{said[-1000:]}")
 
     def _write_properties(self, data: Path) -> None:
+        """The file, with a free port for every listener that has none yet."""
         self.port = self.port or free_port()
-        controller_port = free_port()
-        listeners = [f"PLAINTEXT://{self.bootstrap}", f"CONTROLLER://127.0.0.1:{controller_port}"]
-        text = _PROPERTIES + (_EAGER_PROPERTIES if self.eager else "")
+        ports = {"PLAINTEXT": self.port}
         if self.users:
-            self.sasl_port = self.sasl_port or free_port()
-            listeners.append(f"SASL_PLAINTEXT://{self.sasl_bootstrap}")
-            users = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
-            text += _ACL_PROPERTIES.format(users=users)
-        for name, listener in self.secure.items():
-            self._secure_ports.setdefault(name, free_port())
-            listeners.append(f"{name}://{self.secure_bootstrap(name)}")
-            text += listener.properties(name)
-        protocols = _PROTOCOLS | {name: listener.protocol for name, listener in self.secure.items()}
-        text += f"listener.security.protocol.map={','.join(map(':'.join, protocols.items()))}\n"
-        text += f"controller.quorum.voters=1@127.0.0.1:{controller_port}\n"
-        text += f"listeners={','.join(listeners)}\nlog.dirs={data / 'logs'}\n"
+            ports["SASL_PLAINTEXT"] = self.sasl_port = self.sasl_port or free_port()
+        for name in [*self.secure, *(["BEHIND"] if self.behind is not None else [])]:
+            ports[name] = self._more_ports.setdefault(name, free_port())
+        text = server_properties(
+            self.seat or Seat(1, {1: free_port()}, ""),
+            ports,
+            data / "logs",
+            told={} if self.behind is None else {"BEHIND": self.behind},
+            users=self.users,
+            secure=self.secure,
+            eager=self.eager,
+        )
         (data / "server.properties").write_text(text)
 
     def _java(self, main: str, arguments: list[str], log_name: str) -> subprocess.Popen[bytes]:
@@ -245,8 +189,11 @@ class KafkaBroker:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
-    def _wait_until_started(self, log: Path) -> None:
+    def wait_until_started(self) -> None:
+        """Wait until it answers. Raises LogUnavailable when it ended, or did not in time."""
         assert self._process is not None
+        assert self.data is not None
+        log = self.data / "broker.log"
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         with log.open(errors="replace") as text:
             while _STARTED not in _all_of(text):
@@ -261,11 +208,16 @@ class KafkaBroker:
         if process is None or process.poll() is not None:
             return
         os.killpg(process.pid, how)
+        os.killpg(process.pid, signal.SIGCONT)
         try:
             process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+    def _signal(self, which: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, which)
 
 
 def resolve_libs() -> None:
@@ -285,11 +237,22 @@ def resolve_libs() -> None:
     partial.rename(_LIBS)  # whole or not at all
 
 
+def new_cluster_id() -> str:
+    """What all brokers of a cluster have in common."""
+    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody listens on now.
+
+    None of those that the system gives to outgoing connections: who tries again and again to reach a broker that is
+    away would at last be connected to itself, and the broker could not come back.
+    """
+    while True:
+        port = random.randrange(*_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _libs_are_there() -> bool:

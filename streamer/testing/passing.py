@@ -45,6 +45,9 @@ class PassingLog:
     async def topics(self) -> Mapping[str, TopicInfo]:
         return await self.log.topics()
 
+    async def partition_counts(self, names: Iterable[str]) -> Mapping[str, int]:
+        return await self.log.partition_counts(names)
+
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> int:
         return await self.log.append(topic, partition, records)
 
@@ -53,6 +56,9 @@ class PassingLog:
 
     async def offset_at(self, partition: TopicPartition, timestamp_ms: int) -> int:
         return await self.log.offset_at(partition, timestamp_ms)
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        return await self.log.committed(group, partitions)
 
     def reader(self, start: Mapping[TopicPartition, int]) -> Reader:
         return self.log.reader(start)
@@ -88,6 +94,10 @@ class PassingConsumer:
 
     def resume(self, partitions: Iterable[TopicPartition]) -> None:
         self.consumer.resume(partitions)
+
+    @property
+    def transactional(self) -> bool:
+        return self.consumer.transactional
 
     async def committed(self, partition: TopicPartition) -> Committed | None:
         return await self.consumer.committed(partition)

@@ -8,7 +8,7 @@ long backlog from holding up the live ones.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -23,6 +23,7 @@ class Batcher(Generic[K, T]):
         self.max_items = max_items
         self._queues: dict[K, deque[T]] = {}
         self._line: deque[K] = deque()
+        self._held: set[K] = set()
         self._waiting = 0
 
     def __len__(self) -> int:
@@ -53,8 +54,12 @@ class Batcher(Generic[K, T]):
         """The next call: up to `max_streams` distinct streams with their oldest items in order."""
         call: list[tuple[K, list[T]]] = []
         behind: list[K] = []
+        held: list[K] = []
         while self._line and len(call) < self.max_streams:
             stream = self._line.popleft()
+            if stream in self._held:
+                held.append(stream)
+                continue
             queue = self._queues[stream]
             if len(queue) <= self.max_items:
                 items = list(queue)
@@ -65,7 +70,16 @@ class Batcher(Generic[K, T]):
             self._waiting -= len(items)
             call.append((stream, items))
         self._line.extend(behind)
+        self._line.extendleft(reversed(held))
         return call
+
+    def hold(self, streams: Iterable[K]) -> None:
+        """These streams are in no call until they are released; they keep their places in the line."""
+        self._held.update(streams)
+
+    def release(self, streams: Iterable[K]) -> None:
+        """These streams take their turns again."""
+        self._held.difference_update(streams)
 
     def drop(self, unwanted: Callable[[K], bool]) -> list[T]:
         """Remove all items of the streams that `unwanted` names and return them."""

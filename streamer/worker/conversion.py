@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from streamer.codecs.base import Decoded, Samples
@@ -40,9 +38,8 @@ class Conversion:
             samples = self._resampled(stream, samples, decoded.eos)
         return np.concatenate([samples, self._tail]) if decoded.eos and len(self._tail) else samples
 
-    def run(self, stream: Stream, events: Sequence[Decoded]) -> Samples:
-        """(n, C): the samples of `n` events that follow each other plainly and lack nothing."""
-        samples = np.concatenate([event.samples for event in events])
+    def run(self, stream: Stream, samples: Samples) -> Samples:
+        """samples: (n, C) of `n` events that follow each other plainly and lack nothing."""
         if self._hold:
             stream.held = samples[-1].tobytes()
         return samples

@@ -15,6 +15,8 @@ _OVERHEAD_BYTES = 4096
 """Room for our own headers beside the original record."""
 _KEY_BYTES = 1024
 """A spilled original's key travels on up to this length."""
+_HEADER_BYTES = 64 * 1024
+"""And its headers up to this one."""
 
 
 class DeadLetters:
@@ -59,7 +61,9 @@ class DeadLetters:
         if not body.sha256:
             return NewRecord(record.key, record.value, (*record.headers, *ours.headers, *marks), record.timestamp_ms)
         marks += [("x-dead-sha256", body.sha256.encode()), ("x-dead-spill", body.spill.encode())]
-        return NewRecord(record.key, msgspec.json.encode(body), (*ours.headers, *marks), record.timestamp_ms)
+        small = sum(len(name) + len(value or b"") for name, value in record.headers) <= _HEADER_BYTES
+        theirs = record.headers if small else ()
+        return NewRecord(record.key, msgspec.json.encode(body), (*theirs, *ours.headers, *marks), record.timestamp_ms)
 
     def _spill(self, record: Record, value: bytes) -> str:
         """Keep the original beside the log; a full disk must not block the partition, so that is said instead."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from streamer.codecs.base import Decoded, Decoder
+from streamer.codecs.events import EventDecoder
+from streamer.columns import KEY, RecordColumns
 from streamer.errors import Malformed
 from streamer.options import StreamOptions
-from streamer.records import RecordBatch
+from streamer.records import Record, RecordBatch
 from streamer.worker.dead_letters import DeadLetters
-from streamer.worker.item import Item
-from streamer.worker.results import Pending, StreamKey
+from streamer.worker.item import Item, Later
+from streamer.worker.pending import Pending
+from streamer.worker.results import StreamKey
 from streamer.worker.stream import continues, soon
+
+if TYPE_CHECKING:
+    from streamer.codecs.event_columns import EventColumns
 
 MAX_KEY_BYTES = 4096
 """A key is in every output two or three times; a longer one would fill the outputs' records."""
+FEW_RECORDS = 16
+"""So many are read one by one: columns cost some 100 us a batch."""
 
 
 class Intaken(NamedTuple):
@@ -33,6 +42,7 @@ class Intake:
         """records_per_run: so many events of a stream that plainly follow each other may be stepped as one row."""
         self._soon_ms = soon(options)
         self._decoder = decoder
+        self._columns: EventColumns | None = decoder.in_columns() if isinstance(decoder, EventDecoder) else None
         self._dead = dead
         skips = options.at_max_lag == "skip_to_live" and options.max_lag_s is not None
         self._max_lag_ms = int((options.max_lag_s or 0) * 1000) if skips else None
@@ -40,35 +50,64 @@ class Intake:
 
     def take(self, batch: RecordBatch, now_ms: int) -> Intaken:
         """Decode a batch; records older than `max_lag_s` are marked to be skipped where the policy says so."""
+        columns = self._columns_for(batch.records)
+        taken = self._one_by_one(batch) if columns is None else self._in_columns(batch, columns)
+        if self._max_lag_ms is not None:
+            self._mark_late(taken.items, now_ms - self._max_lag_ms, self._max_lag_ms)
+        return taken
+
+    def _columns_for(self, records: Sequence[Record]) -> EventColumns | None:
+        """What reads these records as columns, None where they are to be read one by one."""
+        if not isinstance(records, RecordColumns) or len(records) <= FEW_RECORDS:
+            return None
+        if int((records.ends[KEY] - records.starts[KEY]).max()) > MAX_KEY_BYTES:
+            return None
+        return self._columns
+
+    def _in_columns(self, batch: RecordBatch, columns: EventColumns) -> Intaken:
+        records, partition = batch.records, batch.partition.partition
+        assert isinstance(records, RecordColumns)
+        events, malformed = columns.read(records, self.records_per_run, self._soon_ms)
+        begins, ends = events.bounds[:-1], events.bounds[1:]
+        heads = events.pick(begins)
+        items = [
+            Item(StreamKey(partition, decoded.stream), record, decoded, "", Later(events, begin + 1, end))
+            if end - begin > 1
+            else Item(StreamKey(partition, decoded.stream), record, decoded)
+            for begin, end, (record, decoded) in zip(begins, ends, heads, strict=True)
+        ]
+        return Intaken(items, [self._refused(records[place], reason) for place, reason in malformed.items()])
+
+    def _one_by_one(self, batch: RecordBatch) -> Intaken:
         partition = batch.partition.partition
         items: list[Item] = []
         refused: list[Pending] = []
-        latest: dict[str, Item] = {}
+        latest: dict[str, tuple[Decoded, list[tuple[Record, Decoded]]]] = {}
         for record, decoded in zip(batch.records, self._decoder.decode(batch.records), strict=True):
             key = record.key
             if key is not None and len(key) > MAX_KEY_BYTES:
                 decoded = Malformed(f"the key has {len(key)} bytes, {MAX_KEY_BYTES} is the most")
             if isinstance(decoded, Malformed):
-                letter = self._dead.of(record, str(decoded))
-                refused.append(Pending(record.offset, "deadletters", letter, False))
+                refused.append(self._refused(record, decoded))
                 continue
             name = decoded.stream
             run = latest.get(name)
-            if run is not None and self._joins(run, decoded):
-                run.later.append((record, decoded))
+            if run is not None and self._joins(*run, decoded):
+                run[1].append((record, decoded))
             else:
-                latest[name] = item = Item(StreamKey(partition, name), record, decoded)
-                items.append(item)
-        if self._max_lag_ms is not None:
-            self._mark_late(items, now_ms - self._max_lag_ms, self._max_lag_ms)
+                later: list[tuple[Record, Decoded]] = []
+                latest[name] = decoded, later
+                items.append(Item(StreamKey(partition, name), record, decoded, "", later))
         return Intaken(items, refused)
 
-    def _joins(self, run: Item, decoded: Decoded) -> bool:
+    def _joins(self, first: Decoded, later: Sequence[tuple[Record, Decoded]], decoded: Decoded) -> bool:
         """Whether an event can be stepped in one row with those of its stream before it."""
-        later = run.later
         if len(later) + 1 >= self.records_per_run:
             return False
-        return continues(later[-1][1] if later else run.decoded, decoded, self._soon_ms)
+        return continues(later[-1][1] if later else first, decoded, self._soon_ms)
+
+    def _refused(self, record: Record, reason: Malformed) -> Pending:
+        return Pending(record.offset, "deadletters", self._dead.of(record, str(reason)), False)
 
     def _mark_late(self, items: list[Item], before_ms: int, max_lag_ms: int) -> None:
         for item in items:

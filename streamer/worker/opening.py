@@ -2,90 +2,140 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from streamer.codecs.messages import Output, Role, StreamEvent, iso_time
+from streamer.codecs.messages import Role
 from streamer.errors import StateMismatch
-from streamer.log.base import Consumer, Log
+from streamer.log.base import Committed, Consumer, Log
 from streamer.options import PipelineOptions
-from streamer.records import NewRecord, Record, TopicPartition
+from streamer.records import Record, TopicPartition
+from streamer.worker.changelog import Changelogs, Copied
+from streamer.worker.header import Known
+from streamer.worker.ledger import EpochLedger, Ledger, PlainLedger
 from streamer.worker.progress import Progress
-from streamer.worker.restore import Restored, restore
-from streamer.worker.results import Copy, StreamKey
+from streamer.worker.restore import Restored, not_behind, read_changelog, restore
+from streamer.worker.results import CallResult, Copy, PartitionResult, make_key
+from streamer.worker.standby import Standby
 from streamer.worker.stepper import Stepper
-from streamer.worker.table import state_key
-
-logger = logging.getLogger(__name__)
+from streamer.worker.topic_checks import TopicWatch
+from streamer.worker.topics import snapshots_of, written_topics
 
 
 class Opening:
     """Opens partitions for one session: `read` on the event loop, then `take_in` on the engine's thread, in parts."""
 
     def __init__(
-        self, log: Log, consumer: Consumer, stepper: Stepper, options: PipelineOptions, changelog: str
+        self,
+        log: Log,
+        consumer: Consumer,
+        stepper: Stepper,
+        options: PipelineOptions,
+        changelog: str,
+        begin: Mapping[TopicPartition, int],
     ) -> None:
+        """begin: where a partition of which nothing is committed is read from, if not from its lowest offset."""
         self._log = log
         self._consumer = consumer
         self._stepper = stepper
         self._options = options
         self._changelog = changelog
+        self._changelogs = Changelogs(log)
+        self._begin = begin
+        self.standby = Standby(log, changelog) if options.commit.standby else None
+        kept = options.commit.keep_snapshots_s is not None
+        self._snapshots = snapshots_of(changelog) if kept else None
+        self._watch = TopicWatch(log, options.input.topic, changelog, written_topics(options))
+
+    async def look(self) -> None:
+        """Raises TopicMismatch where a topic's partitions are not what they were when the first of them was opened."""
+        await self._watch.look()
 
     async def read(self, partition: TopicPartition) -> Restored:
-        """What was saved. Raises OffsetGone, LogUnavailable."""
-        return await restore(self._log, self._changelog, partition, await self._consumer.committed(partition))
+        """What was saved. Raises OffsetGone, StateMismatch, TopicMismatch, LogError."""
+        await self.look()
+        committed = await self._committed(partition)
+        place = TopicPartition(self._changelog, partition.partition)
+        changelog = await read_changelog(self._changelogs, place, committed, self.take_over(partition))
+        if self._consumer.transactional and not changelog.before.rooted:
+            committed = await not_behind(changelog, committed, lambda: self._committed(partition), partition)
+        return await restore(self._log, partition, changelog, committed)
+
+    def take_over(self, partition: TopicPartition) -> Copied | None:
+        """A partition is this worker's from now on: what was copied of its changelog meanwhile, if anything."""
+        place = TopicPartition(self._changelog, partition.partition)
+        return None if self.standby is None else self.standby.take_over(place)
+
+    def leave(self, partitions: Iterable[TopicPartition]) -> None:
+        """Partitions are others' from now on."""
+        if self.standby is not None:
+            self.standby.follow(TopicPartition(self._changelog, partition.partition) for partition in partitions)
+
+    async def _committed(self, partition: TopicPartition) -> Committed | None:
+        committed = await self._consumer.committed(partition)
+        if committed is None and (wanted := self._begin.get(partition)) is not None:
+            return Committed(max(wanted, (await self._log.offsets([partition]))[partition].begin), "")
+        return committed
+
+    def _ledger(self, saved: Restored) -> Ledger:
+        if self._consumer.transactional and not saved.before.rooted:
+            return PlainLedger(self._changelog, saved.before.stale)
+        return EpochLedger(self._changelog, saved.before)
 
     def books(self, partition: TopicPartition, saved: Restored) -> Progress:
-        """The partition's books as they were left."""
-        return Progress(
+        """The partition's books as they were left. Raises StateMismatch for a re-run that no version at hand can do."""
+        progress = Progress(
             partition,
             changelog=self._changelog,
+            snapshots=self._snapshots,
             topic_of=self._topic_of,
             committed=saved.committed,
             position=saved.position,
             metadata=saved.metadata,
             written_floor=saved.floor,
+            timeline=saved.timeline,
+            ledger=self._ledger(saved),
         )
+        self._check_beginnings(progress)
+        self._stepper.versions.live_from[partition.partition] = progress.committed
+        return progress
 
-    def take_in(self, progress: Progress, states: Sequence[Record]) -> dict[str, str]:
-        """Saved states into the table; why some were not taken, by stream.
+    def begin_with_current(self, progress: Progress, offset: int) -> None:
+        """From `offset` on streams of the partition begin with the current version."""
+        versions = self._stepper.versions
+        versions.timelines[progress.partition.partition] = progress.timeline
+        progress.timeline.go_on(offset, versions.current.model)
+
+    def take_in(self, progress: Progress, states: Sequence[Record]) -> PartitionResult:
+        """Saved states into the table, where they lie dormant. Returns what is to be said of those that do not fit.
 
         Raises StateMismatch where the policy refuses a state that does not fit.
         """
-        partition = progress.partition
-        mismatches: dict[str, str] = {}
+        number = progress.partition.partition
+        stepper, result = self._stepper, CallResult()
+        fitting = Known()
         for record in states:
             key = record.key or b""
+            stream = make_key((number, key.decode(errors="replace")))
             try:
-                snapshot = self._stepper.table.restore(partition.partition, key, record.value or b"")
+                mark = stepper.table.lay_down(stream, record, fitting)
             except StateMismatch as mismatch:
-                self._may_reset(record.coordinates, mismatch)
-                mismatches[key.decode(errors="replace")] = str(mismatch)
+                stepper.waking.give_up(stream, record, mismatch, result)
                 continue
-            if snapshot.stream is None:
-                identity = StreamKey(partition.partition, key.decode())
-                mark = Copy(identity, state_key(identity), snapshot.mark.position, record.value or b"", False)
-                progress.restored_mark(mark)
-        return mismatches
+            if mark is not None:
+                progress.restored_mark(Copy(stream, key, mark.position, record.value or b"", False))
+        return result[number]
 
-    def _may_reset(self, coordinates: str, mismatch: StateMismatch) -> None:
-        if self._options.on_state_mismatch == "refuse":
-            raise StateMismatch(
-                f"{coordinates}: {mismatch}; serve it with the model that wrote it, or set "
-                "on_state_mismatch: reset to begin its streams afresh"
-            ) from mismatch
-        logger.warning("state reset: %s: %s", coordinates, mismatch)
-
-    def resets(self, partition: TopicPartition, offset: int, mismatches: Mapping[str, str]) -> list[NewRecord]:
-        """Streams whose saved state was not taken begin afresh, and that is said (rule 10: never silently)."""
-        now_ms = int(time.time() * 1000)
-        records = []
-        for name, reason in mismatches.items():
-            body = StreamEvent(stream=name, event="reset", time=iso_time(now_ms), reason=reason)
-            said = Output(body, name.encode(), f"reset-of-{name}", 0, now_ms, True)
-            records.append(self._stepper.outbox.own(said, partition, offset))
-        return records
+    def _check_beginnings(self, progress: Progress) -> None:
+        """Streams that are to begin again in a re-run need the version that they began with (promise 5)."""
+        if self._options.on_state_mismatch != "refuse":
+            return
+        for model in progress.timeline.within(progress.watermark, progress.committed):
+            if self._stepper.versions.of(model) is None:
+                raise StateMismatch(
+                    f"{progress.partition}: records from {progress.watermark} to before {progress.committed} are to be "
+                    f"stepped again, streams began there with model {model!r}: serve it with that model (also: ...), "
+                    "or set on_state_mismatch: reset or warm_up"
+                )
 
     def _topic_of(self, role: Role) -> str:
         name: str = getattr(self._options.outputs, role)

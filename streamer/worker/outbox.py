@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from msgspec.structs import replace
 
-from streamer.codecs.messages import Encoder, Output, StreamEvent, iso_time, role_of
+from streamer.codecs.messages import Encoder, Output, PlainPredictions, StreamEvent, iso_time, role_of
 from streamer.records import NewRecord, Record, TopicPartition
 from streamer.worker.dead_letters import DeadLetters
-from streamer.worker.results import CallResult, Pending
+from streamer.worker.pending import Pending, PendingColumns
+from streamer.worker.results import CallResult
 from streamer.worker.stream import Stream
+
+if TYPE_CHECKING:
+    from streamer.codecs.prediction_columns import PredictionColumns
 
 Event = Literal["started", "gap", "reset", "model_changed", "ended"]
 
@@ -22,8 +27,9 @@ class Outbox:
 
     def __init__(self, encoder: Encoder, dead: DeadLetters, pass_headers: Iterable[str]) -> None:
         self._encoder = encoder
-        self._dead = dead
-        self._passed = frozenset(pass_headers)
+        self.dead = dead
+        self.passed = frozenset(pass_headers)
+        self._columns: PredictionColumns | None = None
 
     def say(self, result: CallResult, record: Record, messages: Iterable[Output]) -> None:
         """Queue messages caused by `record`."""
@@ -31,10 +37,28 @@ class Outbox:
 
     def say_all(self, result: CallResult, said: Sequence[tuple[Output, Record]]) -> None:
         """Queue messages with the records that caused them."""
-        encoded = self._encoder.encode_all(said, self._passed)
+        encoded = self._encoder.encode_all(said, self.passed)
         for (message, record), new in zip(said, encoded, strict=True):
             pending = Pending(record.offset, role_of(message.body), new, message.decision)
             result[record.partition].outputs.append(pending)
+
+    def say_plain(self, result: CallResult, said: PlainPredictions) -> bool:
+        """Queue predictions as columns. False for such as must be said one by one; nothing is queued then."""
+        encoded = self._in_columns().encode(said)
+        if encoded is None:
+            return False
+        for partition in np.unique(said.partitions).tolist():
+            rows = np.flatnonzero(said.partitions == partition)
+            part = encoded if len(rows) == len(encoded) else encoded.take(rows)
+            result[partition].outputs.append(PendingColumns(said.offsets[rows], "predictions", part))
+        return True
+
+    def _in_columns(self) -> PredictionColumns:
+        if self._columns is None:
+            from streamer.codecs.prediction_columns import PredictionColumns  # compiled code, loaded by whom it serves
+
+            self._columns = PredictionColumns(self._encoder)
+        return self._columns
 
     def event(
         self,
@@ -55,7 +79,7 @@ class Outbox:
 
     def refuse(self, result: CallResult, record: Record, reason: str) -> None:
         """Queue the dead letter of a record."""
-        letter = self._dead.of(record, reason)
+        letter = self.dead.of(record, reason)
         result[record.partition].outputs.append(Pending(record.offset, "deadletters", letter, False))
 
     def own(self, message: Output, partition: TopicPartition, offset: int) -> NewRecord:

@@ -15,9 +15,14 @@ from uuid import uuid4
 import msgspec
 
 from streamer.codecs.messages import Role
+from streamer.columns import RecordColumns
 from streamer.log.base import Commit
 from streamer.records import Append, NewRecord, Record, TopicPartition
-from streamer.worker.results import Copy, PartitionResult, Pending
+from streamer.worker.ledger import Ledger, PlainLedger
+from streamer.worker.pending import Said, by_topic, parted, unpublished
+from streamer.worker.results import Copy, PartitionResult
+from streamer.worker.timeline import TIMELINE_KEY, Timeline
+from streamer.worker.topics import KEPT_BYTES
 from streamer.worker.watermark import Watermark
 
 T = TypeVar("T")
@@ -31,10 +36,11 @@ class _Closing(NamedTuple):
     """A commit's content, closed before it begins and kept until it is settled (rule 7)."""
 
     commit: Commit
-    outputs: list[Pending]
+    outputs: list[Said]
     copies: list[Copy]
     floor: int
     dead: list[Copy]
+    timeline: bytes
 
 
 class Progress:
@@ -54,17 +60,26 @@ class Progress:
         position: int,
         metadata: str = "",
         written_floor: int | None = None,
+        snapshots: str | None = None,
+        timeline: Timeline | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
+        """snapshots: the topic that keeps older states too, None where none are kept; timeline: as it is written;
+        ledger: how commits lie in the changelog, None for as they are."""
         self.partition = partition
         self.committed = committed
         self.metadata = metadata
         self.inflight_bytes = 0
         self._changelog = changelog
+        self._ledger = ledger or PlainLedger(changelog)
+        self._snapshots = snapshots
         self._topic_of = topic_of
         self._suppress_below = committed
         self._watermark = Watermark(position)
         self._written_floor = written_floor
-        self._outputs: list[Pending] = []
+        self.timeline = timeline or Timeline()
+        self._written_timeline = self.timeline.dump()
+        self._outputs: list[Said] = []
         self._copies: dict[str, list[Copy]] = {}
         self._stepped: dict[str, list[int]] = {}
         self._marks: dict[str, Copy] = {}
@@ -75,9 +90,14 @@ class Progress:
 
     def deliver(self, records: Sequence[Record], next_offset: int) -> None:
         """Records were read; their bytes stay in flight until they are committed."""
-        self._watermark.deliver((r.offset for r in records), next_offset)
+        if isinstance(records, RecordColumns):
+            self._watermark.deliver(records.offsets.tolist(), next_offset)
+            value_bytes = records.value_bytes
+        else:
+            self._watermark.deliver((r.offset for r in records), next_offset)
+            value_bytes = sum(len(r.value) for r in records if r.value is not None)
         if records:
-            total = RECORD_OVERHEAD_BYTES * len(records) + sum(len(r.value) for r in records if r.value is not None)
+            total = RECORD_OVERHEAD_BYTES * len(records) + value_bytes
             self._sizes.append((records[-1].offset, total, records[0].timestamp_ms))
             self.inflight_bytes += total
 
@@ -87,8 +107,7 @@ class Progress:
         Messages that were published before are left out: a re-run says only decisions anew (rule 4). Copies wait until
         N has reached their positions.
         """
-        below = self._suppress_below
-        self._outputs += [said for said in result.outputs if said.offset >= below or said.decision]
+        self._outputs += unpublished(result.outputs, self._suppress_below)
         for stream, offset in result.stepped:
             if (offsets := self._stepped.get(stream)) is None:
                 self._stepped[stream] = [offset]
@@ -111,6 +130,11 @@ class Progress:
     @property
     def watermark(self) -> int:
         return self._watermark.value
+
+    @property
+    def rerun(self) -> int:
+        """Offsets between the replay floor that is written and what is committed: a new owner steps at most these."""
+        return 0 if self._written_floor is None else max(0, self.committed - self._written_floor)
 
     @property
     def unfinished(self) -> int:
@@ -139,37 +163,43 @@ class Progress:
         if n < self.committed:  # re-running: nothing below what was committed is committed again
             self._release(n)
             return None
-        outputs = [p for p in self._outputs if p.offset < n]
+        outputs, rest = parted(self._outputs, n)
         copies = self._ready_copies(n)
         floor = self._floor_after(copies, n)
-        alive_again = {c.stream.id for c in copies}
+        # One that lives again needs its mark until its own state takes the place: a re-run begins it with the mark.
+        alive_again = self._stepped.keys() | {c.stream.id for c in copies}
         dead = [c for name, c in self._marks.items() if c.position <= floor and name not in alive_again]
-        if n == self.committed and not outputs and not copies and not dead and floor == self._written_floor:
+        self.timeline.forget(floor)
+        floors = self._floors(floor)
+        if n == self.committed and not outputs and not copies and not dead and not floors:
             return None
         commit = Commit(
             partition=self.partition,
             offset=n,
             metadata=uuid4().hex,
             outputs=self._appends(outputs),
-            states=self._changes([NewRecord(c.key, c.data) for c in copies]),
-            floor=self._changes([NewRecord(FLOOR_KEY, str(floor).encode())] if floor != self._written_floor else []),
+            states=[*self._changes([NewRecord(c.key, c.data) for c in copies]), *self._kept(copies)],
+            floor=self._changes(floors),
             tombstones=self._changes([NewRecord(c.key, None) for c in dead]),
         )
-        self._outputs = [p for p in self._outputs if p.offset >= n]
-        self._closing = _Closing(commit, outputs, copies, floor, dead)
+        commit = self._ledger.close(commit)
+        self._outputs = rest
+        self._closing = _Closing(commit, outputs, copies, floor, dead, self.timeline.dump())
         return commit
 
     def settle(self) -> list[Copy]:
         """The closed content is durable. Returns the marks that became tombstones."""
         if self._closing is None:
             return []
-        commit, _, copies, floor, dead = self._closing
+        commit, _, copies, floor, dead, timeline = self._closing
+        self._ledger.settle()
         for mark in dead:
             if self._marks.get(mark.stream.id) is mark:
                 del self._marks[mark.stream.id]
         for copy in copies:
             self._settle_copy(copy)
         self.committed, self.metadata, self._written_floor = commit.offset, commit.metadata, floor
+        self._written_timeline = timeline
         self._closing = None
         self._release(commit.offset)
         return dead
@@ -207,11 +237,26 @@ class Progress:
                 lowest = min(lowest, first)
         return lowest
 
-    def _appends(self, outputs: Sequence[Pending]) -> list[Append]:
-        by_topic: dict[str, list[NewRecord]] = {}
-        for pending in outputs:
-            by_topic.setdefault(self._topic_of(pending.role), []).append(pending.record)
-        return [Append(topic, self.partition.partition, records) for topic, records in by_topic.items()]
+    def _floors(self, floor: int) -> list[NewRecord]:
+        """The floor and the timeline, each where it changed."""
+        records = []
+        if floor != self._written_floor:
+            records.append(NewRecord(FLOOR_KEY, str(floor).encode()))
+        if (timeline := self.timeline.dump()) != self._written_timeline:
+            records.append(NewRecord(TIMELINE_KEY, timeline))
+        return records
+
+    def _appends(self, outputs: Sequence[Said]) -> list[Append]:
+        records = by_topic(outputs, self._topic_of)
+        return [Append(topic, self.partition.partition, mine) for topic, mine in records]
+
+    def _kept(self, copies: Sequence[Copy]) -> list[Append]:
+        """The states once more, for the topic that keeps them; one that it does not take is not kept."""
+        live = [c for c in copies if c.live and len(c.data) <= KEPT_BYTES]
+        if self._snapshots is None or not live:
+            return []
+        records = [NewRecord(c.stream.id.encode(), c.data) for c in live]
+        return [Append(self._snapshots, self.partition.partition, records)]
 
     def _changes(self, records: list[NewRecord]) -> list[Append]:
         return [Append(self._changelog, self.partition.partition, records)] if records else []

@@ -60,6 +60,12 @@ class Residence(Generic[K]):
         copies = iter(self.pool.read(np.array(on_device, np.int64)) if on_device else [])
         return [next(copies) if s.slot is not None else s.spilled for s in streams]
 
+    def hand_over(self, key: K, giver: Stream, taker: Stream) -> None:
+        """Another stream goes on with the recurrent state that `giver` has."""
+        taker.slot, taker.spilled = giver.slot, giver.spilled
+        if key in self._resident:
+            self._resident[key] = taker
+
     def _place(self, absent: list[tuple[K, Stream]]) -> None:
         back_slots: list[int] = []
         back_states: list[HostState] = []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-from streamer.codecs.messages import Role
-from streamer.records import NewRecord
+from streamer.worker.pending import Said
 
 if TYPE_CHECKING:
     from streamer.worker.item import Item
@@ -21,13 +20,9 @@ class StreamKey(NamedTuple):
     id: str
 
 
-class Pending(msgspec.Struct, frozen=True, gc=False):
-    """An encoded output, caused by the record at `offset` of its partition."""
-
-    offset: int
-    role: Role
-    record: NewRecord
-    decision: bool
+make_key: Callable[[tuple[int, str]], StreamKey]
+make_key = partial(tuple.__new__, StreamKey)
+"""`StreamKey(*fields)` where thousands are made: in half the time."""
 
 
 class Copy(NamedTuple):
@@ -46,7 +41,7 @@ class PartitionResult:
 
     finished: list[int] = field(default_factory=list)
     stepped: list[tuple[str, int]] = field(default_factory=list)
-    outputs: list[Pending] = field(default_factory=list)
+    outputs: list[Said] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
 
 

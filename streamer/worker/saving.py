@@ -19,13 +19,16 @@ _FIRST_GUESS_BYTES = 4096.0
 
 
 class Saving:
-    """Shares the budget out. interval_s: how old an unsaved record becomes; bytes_per_s: the budget."""
+    """Shares the budget out. interval_s: how old an unsaved record becomes; bytes_per_s: the budget.
+
+    state_bytes: what a state takes, as far as it is known.
+    """
 
     def __init__(self, interval_s: float, bytes_per_s: float) -> None:
         self.tick_s = max(interval_s / _TICKS_AN_INTERVAL, _LEAST_TICK_S)
         self._interval_s = interval_s
         self._bytes_per_tick = bytes_per_s * self.tick_s
-        self._state_bytes = _FIRST_GUESS_BYTES
+        self.state_bytes = _FIRST_GUESS_BYTES
         self._watermarks: dict[TopicPartition, deque[tuple[float, int]]] = {}
         self._turn = 0
 
@@ -35,13 +38,17 @@ class Saving:
         self._turn += 1
         first = self._turn % len(waiting) if waiting else 0
         shared = chain.from_iterable(zip_longest(*waiting[first:], *waiting[:first]))
-        budget = max(1, int(self._bytes_per_tick / self._state_bytes))
+        budget = max(1, int(self._bytes_per_tick / self.state_bytes))
         return [key for key in shared if key is not None][:budget]
 
     def saved(self, copies: Sequence[Copy]) -> None:
         """Learn how large states are."""
-        if copies:
-            self._state_bytes = max(1.0, sum(len(copy.data) for copy in copies) / len(copies))
+        self.learn(len(copies), sum(len(copy.data) for copy in copies))
+
+    def learn(self, states: int, total_bytes: int) -> None:
+        """So many states take so many bytes together."""
+        if states:
+            self.state_bytes = max(1.0, total_bytes / states)
 
     def forget(self, partition: TopicPartition) -> None:
         """A partition went to another owner."""

@@ -16,24 +16,27 @@ from streamer.observe.metrics import Metrics
 from streamer.options import PipelineOptions
 from streamer.records import RecordBatch, TopicPartition
 from streamer.worker.batcher import Batcher
+from streamer.worker.header import writers
 from streamer.worker.intake import Intake
 from streamer.worker.item import Item
+from streamer.worker.lookout import LOOK_S, Lookout
 from streamer.worker.opening import Opening
+from streamer.worker.patience import RETRY_S, patiently
 from streamer.worker.progress import Progress
+from streamer.worker.recovery import Recovery
 from streamer.worker.results import CallResult, PartitionResult, StreamKey
-from streamer.worker.retention import retention_alert
 from streamer.worker.saving import Saving
 from streamer.worker.stepper import Stepper
+from streamer.worker.warming import Warming
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-RETRY_S = 0.25
 READ_TIMEOUT_S = 0.2
 DRAIN_S = 2.0
 """What a revoked or stopping partition may spend on finishing what it began; the rest is the next owner's re-run."""
-LAG_LOOK_S = 1.0
-STATES_AT_ONCE = 64
-"""A restore takes the engine's thread for so many states at a time: some milliseconds."""
+CHANGE_LOOK_S = 0.1
+HEADERS_AT_ONCE, STATES_AT_ONCE = 1024, 32
+"""A restore takes the engine's thread for so many at a time: some milliseconds."""
 
 
 class Session:
@@ -45,6 +48,7 @@ class Session:
         consumer: Consumer,
         stepper: Stepper,
         intake: Intake,
+        know: Callable[[str], Awaitable[bool]],
         options: PipelineOptions,
         changelog: str,
         stopping: asyncio.Event,
@@ -52,13 +56,15 @@ class Session:
         pipeline: str,
         engine_thread: ThreadPoolExecutor,
         intake_thread: ThreadPoolExecutor,
+        begin: Mapping[TopicPartition, int],
     ) -> None:
         self._log = log
         self._consumer = consumer
         self._stepper = stepper
         self._intake = intake
+        self._know = know
         self._options = options
-        self._opening = Opening(log, consumer, stepper, options, changelog)
+        self._opening = Opening(log, consumer, stepper, options, changelog, begin)
         self._stopping = stopping
         self._engine_thread = engine_thread
         self._intake_thread = intake_thread
@@ -71,17 +77,19 @@ class Session:
         self._revoked_at: dict[TopicPartition, float] = {}
         self._work = asyncio.Event()
         self._applied = asyncio.Event()
+        self._warming = Warming(log, stepper, intake, options, self._batcher, self._work, engine_thread, intake_thread)
         self._commit_lock = asyncio.Lock()
         self._paused = False
         commit = options.commit
         self._saving = Saving(commit.snapshot_interval_ms / 1000, commit.snapshot_bytes_per_s)
-        self._in_danger: set[TopicPartition] = set()
-        self._retention_ms: int | None = None
-        self.lag_records = -1
+        self._lookout = Lookout(log, self._opening, stepper, options, self._progress, self._step_streams)
         self._records = metrics.counter("streamer_records_total", pipeline=pipeline)
         self._step_ms = metrics.histogram("streamer_step_ms", pipeline=pipeline)
         self._batch_rows = metrics.histogram("streamer_batch_rows", pipeline=pipeline)
         self._restore_ms = metrics.histogram("streamer_restore_ms", pipeline=pipeline)
+        self._recovery = Recovery()
+        self._expected_recovery_ms = metrics.gauge("streamer_expected_recovery_ms", pipeline=pipeline)
+        self._standby_bytes = metrics.gauge("streamer_standby_bytes", pipeline=pipeline)
         self._pause_ms = metrics.histogram("streamer_pause_ms", pipeline=pipeline)
         self._commit_ms = metrics.histogram("streamer_commit_ms", pipeline=pipeline)
         self._dead_total = metrics.counter("streamer_dead_letters_total", pipeline=pipeline)
@@ -93,9 +101,12 @@ class Session:
 
     async def run(self) -> None:
         """Serve; errors of any loop end all of them and are raised as a group."""
-        self._retention_ms = (await self._log.topics())[self._options.input.topic].retention_ms
+        await self._lookout.begin()
         async with asyncio.TaskGroup() as loops:
-            helpers = [loops.create_task(f()) for f in (self._step, self._commit, self._save, self._look)]
+            work = (self._step, self._commit, self._save, self._look, self._change_over)
+            helpers = [loops.create_task(f()) for f in work]
+            if self._opening.standby is not None:
+                helpers.append(loops.create_task(self._opening.standby.run()))
             self._loops = loops
             await self._read()
             await self._leave(frozenset(self._progress))
@@ -145,11 +156,11 @@ class Session:
         batches = [batch for batch in batches if batch.records]
         if not batches:
             return
-        now_ms = _now_ms()
+        now_ms = int(time.time() * 1000)
         taken = await self._in(self._intake_thread, lambda: [self._intake.take(batch, now_ms) for batch in batches])
         for batch, (items, refused) in zip(batches, taken, strict=True):
             progress = self._progress[batch.partition]
-            progress.apply(PartitionResult(outputs=refused, finished=[letter.offset for letter in refused]))
+            progress.apply(PartitionResult(outputs=[*refused], finished=[letter.offset for letter in refused]))
             self._dead_total.add(len(refused))
             for item in items:
                 self._batcher.add(item.key, item)
@@ -174,6 +185,7 @@ class Session:
         """Restore a partition, then let its records come; the others go on meanwhile."""
         warm = await self._still_warm(partition)
         progress, position = (warm, warm.committed) if warm is not None else await self._restored(partition)
+        self._opening.begin_with_current(progress, progress.committed)
         self._progress[partition] = progress
         self._restoring.pop(partition, None)
         self._consumer.seek(partition, position)
@@ -181,19 +193,35 @@ class Session:
             self._consumer.resume([partition])
         if (since := self._revoked_at.pop(partition, None)) is not None:
             self._pause_ms.observe((time.perf_counter() - since) * 1000)
+        await self._wake_all(partition)
+
+    async def _wake_all(self, partition: TopicPartition) -> None:
+        """Look into every state that no record has come for yet, so that damage anywhere is found soon.
+
+        Partitions that are not live yet come first; a partition that leaves stops here, whoever owns it next goes on.
+        """
+        if others := list(self._restoring.values()):
+            await asyncio.wait(others)
+        wake = partial(self._stepper.waking.wake_some, partition.partition, STATES_AT_ONCE)
+        while partition in self._progress and (woken := await self._in(self._engine_thread, wake)) is not None:
+            if (books := self._progress.get(partition) or self._warm.get(partition)) is not None:
+                books.apply(woken[partition.partition])
 
     async def _restored(self, partition: TopicPartition) -> tuple[Progress, int]:
         """The books of a partition from its changelog, and where reading starts."""
         started = time.perf_counter()
         saved = await self._patiently("restore", partial(self._opening.read, partition))
+        for model in (*writers(record.value or b"" for record in saved.states), *saved.began_with):
+            await self._know(model)
         progress = self._opening.books(partition, saved)
-        mismatches: dict[str, str] = {}
-        for start in range(0, len(saved.states), STATES_AT_ONCE):  # between two parts live partitions are stepped
-            part = saved.states[start : start + STATES_AT_ONCE]
-            mismatches |= await self._in(self._engine_thread, partial(self._opening.take_in, progress, part))
-        if said := self._opening.resets(partition, saved.position, mismatches):
-            await self._log.append(self._options.outputs.streams, partition.partition, said)
-        self._restore_ms.observe((time.perf_counter() - started) * 1000)
+        for start in range(0, len(saved.states), HEADERS_AT_ONCE):  # between two parts live partitions are stepped
+            part = saved.states[start : start + HEADERS_AT_ONCE]
+            progress.apply(await self._in(self._engine_thread, partial(self._opening.take_in, progress, part)))
+        await self._warming.warm_up(partition)
+        ended, size = time.perf_counter(), sum(len(record.value or b"") for record in saved.states)
+        self._restore_ms.observe((ended - started) * 1000)
+        self._recovery.restored(started, ended, len(saved.states), size)
+        self._saving.learn(len(saved.states), size)
         return progress, saved.position
 
     async def _still_warm(self, partition: TopicPartition) -> Progress | None:
@@ -203,6 +231,7 @@ class Session:
             return None
         committed = await self._patiently("restore", partial(self._consumer.committed, partition))
         if committed is not None and (committed.offset, committed.metadata) == (warm.committed, warm.metadata):
+            self._opening.take_over(partition)
             warm.came_back()
             return warm
         await self._forget(frozenset([partition]))
@@ -220,6 +249,7 @@ class Session:
         else:
             self._revoked_at |= dict.fromkeys(mine, time.perf_counter())
             await self._leave(mine, keep_warm=True)
+        self._opening.leave(revoked.partitions)
         self._consumer.settled(revoked)
 
     async def _leave(self, partitions: frozenset[TopicPartition], *, keep_warm: bool = False) -> None:
@@ -280,6 +310,23 @@ class Session:
                 progress.apply(result[partition.partition])
         self._applied.set()
 
+    async def _change_over(self) -> None:
+        """Streams of other versions also come later: with partitions, and when they wake."""
+        while True:
+            await asyncio.sleep(CHANGE_LOOK_S)
+            if len(self._stepper.versions) > 1:
+                await self.warm_up()
+
+    def begin_with(self, model: str) -> None:
+        """Streams whose first record was not read yet are to begin with another version."""
+        for partition, progress in self._progress.items():
+            progress.timeline.go_on(self._consumer.position(partition), model)
+
+    async def warm_up(self) -> None:
+        """Where streams that live are to change over with a warm state, make their stand-ins, some at a time."""
+        for partition in list(self._progress):
+            await self._warming.warm_up(partition)
+
     # ------------------------------------------------------------------ committing
 
     async def _commit(self) -> None:
@@ -307,15 +354,7 @@ class Session:
 
     async def _patiently(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until it works, for as long as a log that is away is waited for. Raises LogUnavailable after that."""
-        deadline = time.monotonic() + self._options.commit.wait_s
-        while True:
-            try:
-                return await attempt()
-            except LogUnavailable as error:
-                if time.monotonic() > deadline:
-                    raise
-                logger.warning("cannot %s yet, trying again: %s", what, error)
-                await asyncio.sleep(RETRY_S)
+        return await patiently(what, attempt, self._options.commit.wait_s)
 
     # ------------------------------------------------------------------ saving
 
@@ -337,61 +376,39 @@ class Session:
     # ------------------------------------------------------------------ looking
 
     async def _look(self) -> None:
-        """Lag, and streams that end early by the wall clock where that is on."""
         while True:
-            await asyncio.sleep(LAG_LOOK_S)
-            if not self._progress:
-                continue
-            try:
-                ends = await self._log.offsets(self._progress)
-            except LogUnavailable:
-                continue
-            behind = {p: max(0, ends[p].end - self._progress[p].committed) for p in ends if p in self._progress}
-            self.lag_records = sum(behind.values())
-            await self._mind_retention(behind)
-            if self._options.streams.end_early:
-                await self._end_idle([p for p in behind if self._is_read_to(p, ends[p].end)])
+            await asyncio.sleep(LOOK_S)
+            await self._lookout.look()
+            self._expected_recovery_ms.set(self._expected_recovery())
+            if self._opening.standby is not None:
+                self._standby_bytes.set(self._opening.standby.nbytes)
 
-    async def _mind_retention(self, behind: Mapping[TopicPartition, int]) -> None:
-        """Raise an alert before unread input is deleted."""
-        for partition, lag in behind.items():
-            now_ms = _now_ms()
-            oldest_ms = self._progress[partition].oldest_unread_ms if lag else None
-            alert = retention_alert(
-                partition,
-                oldest_unread_ms=now_ms if oldest_ms is None else oldest_ms,
-                retention_ms=self._retention_ms,
-                now_ms=now_ms,
-                firing=partition in self._in_danger,
-            )
-            if alert is not None:
-                self._in_danger ^= {partition}
-                record = self._stepper.outbox.own(alert, partition, self._progress[partition].committed)
-                await self._log.append(self._options.outputs.alerts, partition.partition, [record])
+    async def _step_streams(self, work: Callable[[], CallResult]) -> None:
+        self._apply(await self._in(self._engine_thread, work))
 
-    def _is_read_to(self, partition: TopicPartition, end: int) -> bool:
-        """Whether everything up to `end` is stepped. What is committed does not tell: a re-run starts at the floor."""
-        progress = self._progress.get(partition)
-        return progress is not None and progress.watermark >= end
+    def _expected_recovery(self) -> float:
+        return self._recovery.expected_ms(
+            states=len(self._stepper.table),
+            state_bytes=self._saving.state_bytes,
+            rerun=sum(progress.rerun for progress in self._progress.values()),
+            records=self._records.value,
+            step_ms=self._step_ms.read()["sum"],
+        )
 
-    async def _end_idle(self, partitions: Sequence[TopicPartition]) -> None:
-        """Only partitions that are read to their end: what merely waits in a backlog is not idle (rule 6)."""
-        before_ms = _now_ms() - int(self._options.streams.ttl_of(self._stepper.rate_hz) * 1000)
-        for partition in partitions:
-            self._apply(
-                await self._in(self._engine_thread, partial(self._stepper.end_idle, before_ms, partition.partition))
-            )
+    @property
+    def lag_records(self) -> int:
+        """Input not yet committed, -1 before the first look."""
+        return self._lookout.lag_records
 
     async def drained(self) -> bool:
         """Whether everything in the input as of now is committed."""
         if self._restoring or not self._progress:
             return False
-        ends = await self._log.offsets(self._progress)
+        try:
+            ends = await self._log.offsets(self._progress)
+        except LogUnavailable:
+            return False  # nobody knows; who serves waits for the log, and says so when it has waited enough
         return all(p in self._progress and self._progress[p].committed >= bounds.end for p, bounds in ends.items())
 
     async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -15,9 +15,7 @@ from streamer.codecs.base import Samples
 from streamer.codecs.messages import Output
 from streamer.options import PipelineOptions
 from streamer.records import Record
-from streamer.tasks.base import Task
-from streamer.worker.conversion import Conversion
-from streamer.worker.engine import Engine
+from streamer.tasks.base import PlainTask
 from streamer.worker.item import Item
 from streamer.worker.lifecycle import Lifecycle
 from streamer.worker.outbox import Outbox, numbered
@@ -28,7 +26,6 @@ from streamer.worker.stream import (
     Place,
     Stream,
     Verdict,
-    behind,
     follow,
     follow_if_next,
     judge,
@@ -37,45 +34,39 @@ from streamer.worker.stream import (
     soon,
 )
 from streamer.worker.table import StreamTable
-
-PIECES_OF_CHUNKS = 4
-"""A long record is stepped in pieces of at most this many preferred chunks (deterministic mode: one)."""
-EVENTS_PER_PIECE = 64
+from streamer.worker.version import Version, Versions
+from streamer.worker.waking import Waking
 
 
 class Stepper:
-    """Steps the streams of one pipeline. Used by one thread only."""
+    """Steps the streams of one pipeline, each in its version of the model. Used by one thread only."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        task: Task,
-        options: PipelineOptions,
-        outbox: Outbox,
-        model: str,
-        *,
-        tail_samples: int = 0,
-    ) -> None:
-        """tail_samples: silence that a stream's end is stepped with (see `Conversion`)."""
-        self.engine = engine
-        self.task = task
-        self.outbox = outbox
-        self.table = StreamTable(engine.pool, task, model)
-        self.rate_hz = engine.signature.rate_hz
+    def __init__(self, versions: Versions, options: PipelineOptions) -> None:
+        self.versions = versions
+        self.table = StreamTable(versions)
         self._options = options.streams
-        hold = options.input.missing == "hold" or not engine.signature.missing
-        self._conversion = Conversion(self.rate_hz, hold=hold, tail_samples=tail_samples)
-        self._life = Lifecycle(self.table, task, outbox, options.streams, options.input.topic, self.rate_hz)
+        self.waking = Waking(self.table, versions, options)
+        self._life = Lifecycle(self.table, versions, self.waking, options.streams, options.input.topic)
         self._one_piece = options.engine.deterministic
-        pieces = 1 if self._one_piece else PIECES_OF_CHUNKS
         self._soon_ms = soon(options.streams)
         self._busy: Sequence[StreamKey] = ()
-        self._piece = engine.signature.chunk_samples * pieces if self.rate_hz else EVENTS_PER_PIECE
+
+    @property
+    def outbox(self) -> Outbox:
+        """Says what no stream says."""
+        return self.versions.current.outbox
+
+    @property
+    def rate_hz(self) -> int:
+        """The model's sample rate, 0 for events."""
+        return self.versions.current.rate_hz
 
     def run(self, call: Sequence[tuple[StreamKey, Sequence[Item]]]) -> CallResult:
         """Step every stream of the call through its items. Raises DeviceLost; nothing may be committed then."""
         result = CallResult()
         self._busy = [key for key, _ in call]
+        if len(self.table.dormant):
+            self.waking.wake(self._busy, result)
         self._step_lines([items for _, items in call], result)
         return result
 
@@ -91,6 +82,7 @@ class Stepper:
     def end_idle(self, before_ms: int, partition: int) -> CallResult:
         """End a partition's streams whose last record is older, by the wall clock (DESIGN.md rule 6)."""
         result = CallResult()
+        self.waking.wake(self.table.dormant.idle_since(before_ms, partition), result)
         for key in self.table.idle_since(before_ms, partition):
             self._life.end(key, self.table.streams[key], "idle", result)
         return result
@@ -102,17 +94,22 @@ class Stepper:
         """
         ready: list[Item] = []
         apart: list[Item] = []
-        streams, convert, soon_ms = self.table.streams, self._conversion.samples, self._soon_ms
+        streams, soon_ms = self.table.streams, self._soon_ms
         for item in items:
             if item.pieces:  # it was begun in an earlier call
                 ready.append(item)
                 continue
             stream, decoded = streams.get(item.key), item.decoded
             before = place_of(stream) if item.later and stream is not None else None
-            if stream is not None and not item.skip and follow_if_next(stream, decoded, item.record.offset, soon_ms):
+            if (
+                stream is not None
+                and not item.skip
+                and self._goes_on(item, stream)
+                and follow_if_next(stream, decoded, item.record.offset, soon_ms)
+            ):
                 item.stream = stream
                 if before is None:
-                    item.pieces = self._cut(convert(stream, decoded, 0))
+                    self._cut(item, stream.version.conversion.samples(stream, decoded, 0))
                 else:
                     self._take_run(item, stream, before)
                 ready.append(item)
@@ -122,11 +119,19 @@ class Stepper:
                 ready.append(item)
         return ready, apart
 
+    def _goes_on(self, item: Item, stream: Stream) -> bool:
+        """Whether a stream's version can take its next item as it is."""
+        if len(item.later) >= stream.version.records_per_run:
+            return False
+        if stream.version is self.versions.current:
+            return True
+        last = item.behind().last_offset if item.later else item.record.offset
+        return not self.versions.changes(item.key, stream, last)
+
     def _take_run(self, item: Item, stream: Stream, before: Place) -> None:
-        record, decoded = item.later[-1]
-        put(stream, behind(decoded, record.offset))
+        put(stream, item.behind())
         item.before = before
-        item.pieces = [self._conversion.run(stream, [item.decoded, *(event for _, event in item.later)])]
+        item.pieces = [stream.version.conversion.run(stream, item.samples())]
 
     def _prepare(self, item: Item, stream: Stream | None, result: CallResult) -> bool:
         """Judge a record that needs care and cut its samples; false when nothing is to be stepped."""
@@ -147,11 +152,24 @@ class Stepper:
             return self._admit(item, result)
         if verdict.refused or verdict.dropped:
             if verdict.refused:
-                self.outbox.refuse(result, record, verdict.refused)
+                stream.version.outbox.refuse(result, record, verdict.refused)
             stream.position = record.offset + 1
             result[record.partition].finished.append(record.offset)
             return False
+        if self.versions.changes(key, stream, record.offset):
+            return self._change_version(item, stream, verdict, result)
         item.decided = verdict is not STEP and self._life.interrupt(key, stream, item, verdict, result)
+        self._take(item, stream, verdict)
+        return True
+
+    def _change_version(self, item: Item, stream: Stream, verdict: Verdict, result: CallResult) -> bool:
+        """The record is the first that the stream's next version steps."""
+        if not self._life.change_version(item.key, stream, item.record, result):
+            self._life.end(item.key, stream, "another version of the model cannot go on with it", result)
+            return self._admit(item, result)
+        if verdict is not STEP:
+            self._life.interrupt(item.key, stream, item, verdict, result)
+        item.decided = True
         self._take(item, stream, verdict)
         return True
 
@@ -171,13 +189,15 @@ class Stepper:
 
     def _take(self, item: Item, stream: Stream, verdict: Verdict) -> None:
         item.stream = stream
-        item.pieces = self._cut(self._conversion.samples(stream, item.decoded, verdict.filled))
+        self._cut(item, stream.version.conversion.samples(stream, item.decoded, verdict.filled))
         follow(stream, item.decoded, item.record.offset, verdict.gap)
 
-    def _cut(self, samples: Samples) -> list[Samples]:
-        if len(samples) <= self._piece:
-            return [samples] if len(samples) else []
-        return [samples[i : i + self._piece] for i in range(0, len(samples), self._piece)]
+    def _cut(self, item: Item, samples: Samples) -> None:
+        piece = item.stream.version.piece
+        if len(samples) <= piece:
+            item.pieces = [samples] if len(samples) else []
+        else:
+            item.pieces = [samples[i : i + piece] for i in range(0, len(samples), piece)]
 
     def _step_items(self, items: list[Item], result: CallResult) -> list[Item]:
         """Step all pieces of the records, one piece of each at a time, then close the records.
@@ -192,8 +212,10 @@ class Stepper:
         active = [item for item in items if item.pieces]
         apart: list[Item] = []
         while active:
-            for start in range(0, len(active), self.engine.max_batch):
-                apart += self._step_batch(active[start : start + self.engine.max_batch], result)
+            for version, mine in self._by_version(active):
+                size = version.engine.max_batch
+                for start in range(0, len(mine), size):
+                    apart += self._step_batch(version, mine[start : start + size], result)
             active = [item for item in active if item.pieces]
             if self._one_piece:
                 break
@@ -203,11 +225,18 @@ class Stepper:
         self._close([item for item in items if not item.pieces and item not in apart], result)
         return apart
 
-    def _step_batch(self, items: list[Item], result: CallResult) -> list[Item]:
+    def _by_version(self, items: list[Item]) -> list[tuple[Version, list[Item]]]:
+        """The items of each version that has some."""
+        if len(self.versions) == 1:
+            return [(self.versions.current, items)]
+        sorted_out = [(v, [item for item in items if item.stream.version is v]) for v in self.versions]
+        return [(version, mine) for version, mine in sorted_out if mine]
+
+    def _step_batch(self, version: Version, items: list[Item], result: CallResult) -> list[Item]:
         """One piece of every record through the network and the task. Returns runs that went wrong."""
-        self.table.residence.bring([(item.key, item.stream) for item in items])
+        version.residence.bring([(item.key, item.stream) for item in items])
         chunks = [item.pieces.pop(0) for item in items]
-        step = self.engine.step(np.array([item.stream.slot for item in items], np.int64), chunks)
+        step = version.engine.step(np.array([item.stream.slot for item in items], np.int64), chunks)
         outputs, lengths = step.outputs, step.lengths
         apart: list[Item] = []
         if step.failed:
@@ -218,23 +247,28 @@ class Stepper:
             items, chunks = [items[i] for i in kept], [chunks[i] for i in kept]
             outputs, lengths = {name: leaf[kept] for name, leaf in outputs.items()}, lengths[kept]
         for rows in rows_of(items, chunks, outputs, lengths):
-            self._say(rows, result)
+            self._say(version, rows, result)
         for item, chunk in zip(items, chunks, strict=True):
             item.stream.clock_samples += len(chunk)
         return apart
 
-    def _say(self, rows: Rows, result: CallResult) -> None:
+    def _say(self, version: Version, rows: Rows, result: CallResult) -> None:
         """What the network gave of every row through the task; what that says goes to the outbox."""
-        states, said = self.task.advance(rows.batch)
+        task, outbox = version.task, version.outbox
+        plain = rows.plain(task, outbox.passed) if isinstance(task, PlainTask) else None
+        if plain is not None and outbox.say_plain(result, plain):
+            return
+        batch, owners, records = rows.one_by_one()
+        states, said = task.advance(batch)
         spoken: list[tuple[Output, Record]] = []
-        for item, record, state, messages in zip(rows.items, rows.records, states, said, strict=True):
+        for item, record, state, messages in zip(owners, records, states, said, strict=True):
             item.stream.task = state
             for message in messages if item.count is None else numbered(item.count, messages):
                 spoken.append((message, record))
                 if message.decision:
                     item.decided = True
         if spoken:
-            self.outbox.say_all(result, spoken)
+            outbox.say_all(result, spoken)
 
     def _fail(self, item: Item, reason: str, result: CallResult) -> bool:
         """A row went wrong: its record goes to the dead letters and its stream begins afresh; nobody else notices.
@@ -245,7 +279,7 @@ class Stepper:
             put(item.stream, item.before)
             return True
         item.pieces.clear()
-        self.outbox.refuse(result, item.record, reason)
+        item.stream.version.outbox.refuse(result, item.record, reason)
         self._life.reset(item.key, item.stream, item.record, reason, 0, result, failed=True)
         item.decided = True
         return False
@@ -257,9 +291,7 @@ class Stepper:
             key, offset = item.key, item.record.offset
             item.stream.begun = False
             part = result[key.partition]
-            part.finished.append(offset)
-            if item.later:
-                part.finished += [record.offset for record, _ in item.later]
+            part.finished += item.offsets()
             if item.decoded.eos:
                 self._life.end(key, item.stream, "the source said so", result)
             else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from streamer.codecs.base import Decoded
 from streamer.options import StreamOptions
 from streamer.worker.slots import HostState
+
+if TYPE_CHECKING:
+    from streamer.worker.version import Version
 
 REMEMBERED_SESSIONS = 8
 REMEMBERED_HOLES = 8
@@ -27,7 +30,8 @@ class Stream:
     resampler: state of the rate conversion, None at the model's own rate. held: last value of each column, (C,) float32
     as bytes (an array would keep alive the batch that it is a part of, a copy of one costs three times as much).
     begun: some pieces of the record before `position` are still to be stepped, so that the state is true for no offset.
-    task: the task's own state. With `slot` and `spilled` both None the recurrent state is fresh.
+    task: the task's own state. version: what steps it. With `slot` and `spilled` both None the recurrent state is
+    fresh.
     """
 
     id: str
@@ -51,6 +55,7 @@ class Stream:
     begun: bool = field(default=False, compare=False)
     slot: int | None = field(default=None, compare=False)
     spilled: HostState | None = field(default=None, compare=False)
+    version: Version = field(default=cast("Version", None), compare=False)  # the table gives every stream one
 
 
 class Verdict(NamedTuple):
@@ -202,9 +207,9 @@ def put(stream: Stream, place: Place) -> None:
     stream.position, stream.last_offset, stream.last_ms, stream.expected_seq = place
 
 
-def behind(record: Decoded, offset: int) -> Place:
+def behind(offset: int, time_ms: int, seq: int | None) -> Place:
     """Behind the last event of a run."""
-    return Place(offset + 1, offset, record.time_ms, None if record.seq is None else record.seq + 1)
+    return Place(offset + 1, offset, time_ms, None if seq is None else seq + 1)
 
 
 def continues(before: Decoded, after: Decoded, soon_ms: int) -> bool:

@@ -28,9 +28,9 @@ from tests.integration.kafka_numbers import (
     mine,
     read_until,
     sums_by_device,
-    until_shared,
 )
 from tests.integration.log_conformance import Case, everything
+from tests.integration.sleeper import one_of_two_sleeps_past_its_session_and_wakes
 
 EXACTLY_ONCE = pytest.mark.parametrize("delivery", ["exactly_once"])
 
@@ -69,18 +69,8 @@ def test_killed_four_times_mid_stream_every_answer_is_there_once(
 def test_a_worker_that_sleeps_past_its_session_and_wakes_says_nothing_a_second_time(
     kafka: str, name: str, worker_process: Callable[[], subprocess.Popen[str]]
 ) -> None:
-    source, group = Source(kafka, f"{name}-in"), f"streamer.{name}.live"
-    sleeper = worker_process()
-    worker_process()
-    until_shared(kafka, group, 2)
-    read_until(kafka, "predictions", mine(name, source.send(50) // 2))
-    source.send(200)
-    sleeper.send_signal(signal.SIGSTOP)  # with records in its hands
-    read_until(kafka, "predictions", mine(name, source.send(50)))  # the other took over and answered all
-    sleeper.send_signal(signal.SIGCONT)
-    source.send(200)
-    until_shared(kafka, group, 2)
-    total = source.send(50)
+    source = Source(kafka, f"{name}-in")
+    (sleeper, _), total = one_of_two_sleeps_past_its_session_and_wakes(kafka, name, worker_process, source)
     check_each_answered_once(kafka, name, source, total)
     assert sleeper.poll() is None, "the fenced worker is to start afresh, not to end"
 
@@ -111,8 +101,8 @@ class OneMember:
     async def is_member(self) -> bool:
         return self.counted_on
 
-    def check_owned(self, partition: TopicPartition) -> None:
-        assert partition.topic == self._topic
+    def check(self, commit: Commit) -> None:
+        assert commit.partition.topic == self._topic
 
     async def committed_of(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]:
         reader = self._case.log.consumer(self._group, [self._topic])

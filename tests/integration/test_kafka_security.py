@@ -24,7 +24,8 @@ from streamer.log.base import Commit, Committed, TopicSpec
 from streamer.log.kafka import KafkaLog, KafkaOptions
 from streamer.log.kafka_connection import Delivery, SaslMechanism
 from streamer.records import Append, TopicPartition
-from streamer.testing.kafka_broker import KafkaBroker, SecureListener
+from streamer.testing.kafka_broker import KafkaBroker
+from streamer.testing.kafka_properties import SecureListener
 from tests.conftest import require_kafka
 from tests.integration.log_conformance import Member, everything, plain, turns
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from streamer.errors import Fenced, RecordTooLarge
 from streamer.log.base import Assigned, Commit, Committed, Consumer, Revoked
 from streamer.records import Append, NewRecord, RecordBatch, TopicPartition
-from tests.integration.log_conformance import Case, Member, everything, plain, turns
+from tests.integration.log_conformance import PATIENCE_S, Case, Member, everything, plain, turns
 
 
 async def test_partitions_are_assigned_before_any_record_and_deliver_nothing_until_resumed(case: Case) -> None:
@@ -45,6 +46,22 @@ async def test_a_new_member_continues_at_the_committed_offset(case: Case) -> Non
     assert second.values() == [b"b"]
 
 
+async def test_what_a_group_has_committed_is_seen_without_joining_it(case: Case) -> None:
+    name = await case.topic(2)
+    group, partition, other = f"group-o{name}", TopicPartition(name, 0), TopicPartition(name, 1)
+    assert await case.log.committed(group, [partition]) == {}
+    await case.log.append(name, 0, plain([b"a", b"b"]))
+    member = await case.member(group, name)
+    await turns(member, until=lambda: bool(member.records))
+    await member.consumer.commit([Commit(partition, 1, "by the member")])
+    async with asyncio.timeout(PATIENCE_S):
+        while not (seen := await case.log.committed(group, [partition, other])):
+            await member.turn()  # in transactions it is seen a moment later
+    assert seen == {partition: Committed(1, "by the member")}
+    assert await case.log.committed(group, []) == {}
+    assert [type(event) for event in member.seen if not isinstance(event, RecordBatch)] == [Assigned]
+
+
 async def first_records(consumer: Consumer) -> list[RecordBatch]:
     """Resume whatever is assigned and return the first batches."""
     member = Member(consumer)
@@ -71,6 +88,15 @@ async def test_a_commit_publishes_all_that_belongs_to_it(case: Case) -> None:
     changes = [(r.key, r.value) for r in await everything(case.log, TopicPartition(changelog, 0))]
     assert changes == [(b"stream", b"state"), (b"floor", b"1"), (b"ended", None)]
     assert await member.consumer.committed(TopicPartition(name, 0)) == Committed(1, "metadata")
+
+
+async def test_what_a_member_has_committed_it_reads_at_once(case: Case) -> None:
+    name = await case.topic()
+    member = await case.member("group-p" + name, name)
+    await turns(member, until=lambda: bool(member.owned))
+    for offset in range(30):
+        await member.consumer.commit([Commit(TopicPartition(name, 0), offset, f"commit {offset}")])
+        assert await member.consumer.committed(TopicPartition(name, 0)) == Committed(offset, f"commit {offset}")
 
 
 async def test_pausing_holds_one_partition_and_not_the_others(case: Case) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from dataclasses import replace
 
 import pytest
 
 from streamer.errors import OffsetGone, TopicMismatch, TopicMissing
-from streamer.log.base import TopicInfo, TopicSpec
+from streamer.log.base import Compaction, TopicInfo, TopicSpec
 from streamer.log.clock import wall_clock_ms
 from streamer.records import NewRecord, TopicPartition
 from tests.integration.log_conformance import PATIENCE_S, Case, everything, plain, read_to
@@ -15,14 +17,43 @@ from tests.integration.log_conformance import PATIENCE_S, Case, everything, plai
 HOUR_MS = 3_600_000
 
 
+async def info(case: Case, name: str) -> TopicInfo:
+    """A topic without what only a broker has."""
+    return replace((await case.log.topics())[name], compaction=None, replicas=None, in_sync=None)
+
+
 async def test_a_topic_is_as_it_was_asked_for(case: Case) -> None:
     name = await case.topic(3, compact=True, retention_ms=HOUR_MS)
-    assert (await case.log.topics())[name] == TopicInfo(name, 3, True, HOUR_MS, 50_000)
+    assert await info(case, name) == TopicInfo(name, 3, True, HOUR_MS, 50_000, deletes=True)
 
 
 async def test_a_topic_without_retention_keeps_for_ever(case: Case) -> None:
     name = await case.topic(2)
-    assert (await case.log.topics())[name] == TopicInfo(name, 2, False, None, 50_000)
+    assert await info(case, name) == TopicInfo(name, 2, False, None, 50_000, deletes=True)
+
+
+async def test_a_compacted_topic_without_retention_deletes_nothing(case: Case) -> None:
+    name = await case.topic(2, compact=True)
+    assert await info(case, name) == TopicInfo(name, 2, True, None, 50_000, deletes=False)
+
+
+async def test_a_broker_compacts_as_it_was_asked_to_and_tells_how_many_copies_there_are(case: Case) -> None:
+    name = f"changelog-{uuid.uuid4().hex}"
+    wanted = Compaction(tombstone_ms=7_200_000, segment_ms=60_000, segment_bytes=2_000_000, min_lag_ms=1000)
+    await case.log.create_topics([TopicSpec(name, 1, compact=True, compaction=wanted)])
+    found = (await case.log.topics())[name]
+    told = (found.compaction, found.replicas, found.in_sync)
+    assert told == ((wanted, 1, 1) if case.name == "kafka" else (None, None, None))
+
+
+async def test_partitions_are_counted_anew_each_time_and_missing_topics_left_out(case: Case) -> None:
+    name = await case.topic(2)
+    assert await case.log.partition_counts([name, "never-was"]) == {name: 2}
+    assert await case.log.partition_counts([]) == {}
+    await case.log.delete_topics([name])
+    async with asyncio.timeout(PATIENCE_S):
+        while await case.log.partition_counts([name]):  # Kafka deletes a moment later
+            pass
 
 
 async def test_creating_a_topic_again_changes_nothing(case: Case) -> None:

@@ -37,6 +37,10 @@ ENDING = [
     "python -m streamer run --quiet --until-drained --set feeds=[]",
     "python -m streamer record transcripts before.rec",
     "python -m streamer replay --compare before.rec transcripts --tolerance 0.001",
+    "python -m streamer replay morning.rec --to audio --speed max",
+    "python -m streamer run --quiet --until-drained --set feeds=[] --config configs/shadow.yaml",
+    "python -m streamer shadow --config configs/shadow.yaml",
+    "python -m streamer rewind --stream hello.wav --compare --tolerance 0.001",
     "python -m streamer state export speech speech.state",
     "python -m streamer state import speech speech.state --replace",
     "python -m streamer check --config configs/both.yaml",
@@ -100,6 +104,8 @@ def test_the_commands_that_end_by_themselves_do_what_they_say(shell: Shell) -> N
     assert json.loads(said["python -m streamer check --schema"])["title"] == "streamer"
     assert (shell.folder / "morning.rec").stat().st_size > 10_000
     assert said["python -m streamer replay --compare before.rec transcripts --tolerance 0.001"].endswith("equal\n")
+    assert "100.0% of 1 identical" in said["python -m streamer shadow --config configs/shadow.yaml"]
+    assert "matched, equal" in said["python -m streamer rewind --stream hello.wav --compare --tolerance 0.001"]
     assert "from speech.state" in said["python -m streamer state import speech speech.state --replace"]
 
 

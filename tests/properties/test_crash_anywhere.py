@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models.sensor.hysteresis import AlertRule
 from streamer.codecs.messages import Alert, Body, Prediction, StreamEvent
+from streamer.log.base import Log
 from streamer.log.memory import MemoryLog
 from streamer.options import CommitOptions, EngineOptions, StreamOptions
 from streamer.records import NewRecord
@@ -30,7 +31,7 @@ def eighths(stream: str, count: int, *, time_ms: int = 0, **headers: str) -> New
     return event(stream, count / 8, time_ms=time_ms, **headers)
 
 
-def serving(log: MemoryLog, history: History, snapshot_interval_ms: int = 1) -> Serving:
+def serving(log: Log, history: History, snapshot_interval_ms: int = 1) -> Serving:
     options = options_of(
         len(history),
         engine=ONE_AT_A_TIME,

@@ -176,11 +176,13 @@ async def test_killed_around_an_early_end_what_comes_late_continues_the_stream_o
 async def test_a_stream_whose_records_are_read_again_is_not_ended_before_the_last_of_them() -> None:
     """The offset is committed to the end, the state is not saved: what is read again is no stream that idles."""
     history = [[event("a", 1), event("a", 2), event("a", 4), event("a", 8)]]
-    first = serving(history, snapshot_interval_ms=60_000)
+    gate, open_gate = Gate(), Gate()
+    open_gate.release.set()
+    options = serving(history, snapshot_interval_ms=60_000).options
+    first = Serving(MemoryLog(), lambda: Held(open_gate), options)
     await first.create_topics()
     await first.feed(history[0])
     await first.serve()
-    gate = Gate()
     second = Serving(first.log, lambda: Held(gate), first.options)
     async with second.running() as worker:
         assert await asyncio.to_thread(gate.began.wait, 10)

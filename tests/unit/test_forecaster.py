@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -178,6 +179,18 @@ def test_the_layers_are_those_of_torch_over_the_whole_signal(forecaster: Forecas
         named |= {name.replace("_l0", f"_l{index}"): leaf for name, leaf in layer.state_dict().items()}
     stacked.load_state_dict(named)
     torch.testing.assert_close(top, stacked(features[:, :, 0])[0], rtol=0, atol=1e-6)
+
+
+def test_in_bfloat16_the_state_leaves_stay_float32_and_the_scores_stay_near(
+    forecaster: Forecaster, signals: torch.Tensor
+) -> None:
+    rough = copy.deepcopy(forecaster).to(torch.bfloat16)
+    lengths = torch.full((6,), EVENTS)
+    x = signals.unsqueeze(2)
+    expected, _ = forecaster.step(x, lengths, forecaster.init_state(6))
+    found, state = rough.step(x, lengths, rough.init_state(6))
+    assert {leaf.dtype for leaf in [*state.values(), found["score"], found["quantiles"]]} == {torch.float32}
+    torch.testing.assert_close(found["score"], expected["score"], rtol=0, atol=0.1)
 
 
 def test_the_first_values_make_plain_means(signals: torch.Tensor) -> None:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from streamer.log.base import Commit
 from streamer.records import Append, NewRecord, Record, TopicPartition
+from streamer.worker.pending import Pending
 from streamer.worker.progress import FLOOR_KEY, Progress
-from streamer.worker.results import Copy, PartitionResult, Pending, StreamKey
+from streamer.worker.results import Copy, PartitionResult, StreamKey
 from streamer.worker.watermark import Watermark
 
 PARTITION = TopicPartition("input", 0)

@@ -151,6 +151,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("    outputs: {alerts: audio}\n", "'audio' is also where this pipeline's alerts go"),
         ("    outputs: {alerts: 'no spaces'}\n", "'no spaces' is no topic name"),
         ("    commit: {wait_s: 0}\n", "must be above 0, not 0"),
+        ("    commit: {keep_snapshots_s: 0}\n", "must be above 0, not 0"),
+        ("    shadow: {model: m, prefix: ''}\n", "would write to 'transcripts', which pipeline 'speech' writes"),
+        (
+            "    shadow: {model: m}\n    outputs: {alerts: shadow.streams}\n",
+            "'shadow.streams', which pipeline 'speech'",
+        ),
+        ("    shadow: {model: m, prefix: 'a b '}\n", "'a b transcripts', which is no topic name"),
+        ("    shadow: {prefix: new.}\n", "pipelines.speech.shadow.model: is missing"),
         ("    gate: {pre_rol_s: 1}\n", "no such setting; did you mean 'pre_roll_s'?"),
     ],
 )

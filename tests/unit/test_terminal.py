@@ -130,6 +130,14 @@ def test_lag_and_step_times_of_every_pipeline_are_shown() -> None:
     assert all(figure in text for figure in ("speech", "4,567", "12", "1.5 ms", "9.2 ms"))
 
 
+async def test_notes_stand_under_the_figures_of_the_workers() -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    notes = ["shadow of speech: nothing to compare yet"]
+    await Terminal(console, lambda: {"speech": Figures()}, notes=lambda: notes).follow(given([]))
+    assert isinstance(console.file, io.StringIO)
+    assert notes[0] in console.file.getvalue()
+
+
 def test_what_befell_a_stream_is_shown() -> None:
     gap = StreamEvent("a", "gap", "2024-01-01T00:00:00Z", "overflow", 1600)
     letter = DeadLetter("audio", 2, 77, 0, "not audio")

@@ -23,6 +23,7 @@ from streamer.worker.item import Item
 from streamer.worker.outbox import Outbox
 from streamer.worker.results import StreamKey
 from streamer.worker.stepper import Stepper
+from streamer.worker.version import Version, Versions
 
 RATE_HZ = 16_000
 DETERMINISTIC = EngineOptions(max_batch=4, slots=8, deterministic=True, device="cpu")
@@ -155,7 +156,8 @@ def test_a_stream_in_the_middle_of_a_record_is_neither_saved_nor_idle() -> None:
     options = PipelineOptions(input=InputOptions(topic="input"), model="counter", engine=DETERMINISTIC)
     encoder = Encoder("app/group/pipeline/live", "counter-1@0")
     outbox = Outbox(encoder, DeadLetters(encoder, 1_000_000, "unused"), ())
-    stepper = Stepper(Engine(SampleCounter(), DETERMINISTIC), PredictionTask(("y",)), options, outbox, "counter-1@0")
+    engine = Engine(SampleCounter(), DETERMINISTIC)
+    stepper = Stepper(Versions(Version("counter-1@0", engine, PredictionTask(("y",)), outbox, options)), options)
     key, sent = StreamKey(0, "mic"), chunk(0, 0, 2 * 1600)
     record = Record("input", 0, 7, 1000, sent.key, sent.value, sent.headers)
     (decoded,) = AudioDecoder().decode([record])

@@ -87,6 +87,22 @@ async def test_a_dead_letter_too_big_for_its_topic_says_where_the_original_is(tm
     assert await asyncio.to_thread(Path(letter.spill).read_bytes) == original
 
 
+@pytest.mark.parametrize(("header_bytes", "kept"), [(1_000, True), (900_000, False)])
+async def test_a_dead_letter_too_big_for_its_topic_keeps_its_key_and_its_headers_where_these_are_small(
+    tmp_path: Path, header_bytes: int, kept: bool
+) -> None:
+    log = MemoryLog()
+    await log.create_topics([TopicSpec("input", 1, max_record_bytes=5_000_000)])
+    bench = Serving(log, RunningSum, options_of(outputs=OutputOptions(spill_folder=str(tmp_path))))
+    await bench.create_topics()
+    mine = ("mine", b"h" * header_bytes)
+    await bench.feed([NewRecord(b"a", b"\xff" * 2_000_000, [mine])])
+    await bench.serve()
+    (letter,) = await bench.records("deadletters")
+    assert letter.key == b"a"
+    assert (mine in letter.headers) is kept
+
+
 async def test_a_record_with_a_giant_key_does_not_block_its_partition(tmp_path: Path) -> None:
     log = MemoryLog()
     await log.create_topics([TopicSpec("input", 1, max_record_bytes=5_000_000)])

@@ -50,6 +50,6 @@ async def test_where_the_policy_says_reset_the_stream_begins_afresh_and_that_is_
         async with app(log, "2", "reset") as second:
             await log.append("in", 0, numbers(5))
             said = [message.body async for message in second.outputs(until_drained=True)]
-    resets = [body for body in said if isinstance(body, StreamEvent) and body.event == "reset"]
-    assert [(reset.stream, "adder-1@" in reset.reason) for reset in resets] == [("adder", True)]
+    changes = [body for body in said if isinstance(body, StreamEvent) and body.event == "model_changed"]
+    assert [(change.stream, "adder-1@" in change.reason) for change in changes] == [("adder", True)]
     assert [body.outputs for body in said if isinstance(body, Prediction)] == [{"y": [5.0]}]

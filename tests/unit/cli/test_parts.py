@@ -107,7 +107,19 @@ def test_topics_for_an_administrator_are_kafkas_own_commands(capsys: pytest.Capt
     text = capsys.readouterr().out
     changelog = "streamer.speech.live.audio.changelog"
     assert f"--topic {changelog} --partitions 4 --config cleanup.policy=compact" in text
+    assert "--config max.message.bytes=8004096 --config delete.retention.ms=86400000" in text
+    assert "--topic audio --partitions 4 --config cleanup.policy=delete --config retention.ms=-1" in text
+    assert "--transactional-id" not in text
     assert "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal User:me" in text
+
+
+def test_who_commits_in_transactions_may_do_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMER_LOG__DELIVERY", "exactly_once")
+    assert main(["topics", "--print", "--config", str(ROOT / "configs" / "kafka.yaml")]) == 0
+    wanted = "--operation Describe --operation Write --transactional-id streamer.speech.live."
+    assert f"{wanted} --resource-pattern-type prefixed" in capsys.readouterr().out
 
 
 def test_every_topic_that_is_needed_may_be_used() -> None:
