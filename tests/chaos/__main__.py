@@ -1,11 +1,12 @@
-"""`python -m tests.chaos --seed 7 --kills 60 --history sensors`: exactly-once delivery under faults, as a table.
+"""`python -m tests.chaos --seed 7 --kills 60 --scenario kills`: exactly-once delivery under faults, as a table.
 
-Ends with 0 when all is equal, 1 when anything differs, 3 when time was over before all kills had fallen.
+Ends with 0 when all is clean, 1 when anything is not, 3 when time was over before all faults had fallen.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import get_args
 
 from streamer.testing.kafka_broker import missing_tools
-from tests.chaos.history import Kind, history
-from tests.chaos.run import Plan, forget, run
-from tests.chaos.table import complete, right, table
+from tests.chaos.crew import Hopeless
+from tests.chaos.history import Kind
+from tests.chaos.scenario import Order, Outcome, Row
+from tests.chaos.scenarios import MISTAKES, SCENARIOS
+from tests.chaos.table import final
 
 ROOT = Path(__file__).resolve().parents[2]
-PLANTS = ("offset-before-output",)
 
 
 def main() -> int:
@@ -29,40 +31,67 @@ def main() -> int:
         return 2
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which have few cores for many
     seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
-    name = "-".join(
-        [arguments.history, str(seed), str(arguments.kills), *([arguments.plant] if arguments.plant else [])]
-    )
-    plan = Plan(seed, arguments.kills, arguments.minutes, arguments.folder / name, arguments.plant is not None)
-    print(f"seed {seed}; progress and evidence in {plan.folder}", flush=True)
+    folder = arguments.folder / f"{arguments.history}-{seed}-{arguments.kills}"
+    print(f"seed {seed}; progress and evidence in {folder}", flush=True)
     if not arguments.resume:
-        forget(plan.folder)
-    fed = history(arguments.history, plan.kills, generated=arguments.generated)
+        shutil.rmtree(folder, ignore_errors=True)
+    names = [*arguments.scenario, *arguments.plant] or [scenario.name for scenario in SCENARIOS]
+    outcomes: list[Outcome] = []
     try:
-        result = run(plan, fed)
+        for name in names:
+            left_s = 60 * arguments.minutes - sum(outcome.seconds for outcome in outcomes)
+            order = Order(
+                seed, arguments.kills, arguments.history, arguments.generated, folder, folder / name, max(0.0, left_s)
+            )
+            outcomes.append(_played(name, order))
     except KeyboardInterrupt:
         print(f"\nbroken off; go on with --resume --seed {seed}")
         return 130
-    said = table(plan, fed, result)
-    print(f"\n\n{said}", flush=True)
-    (plan.folder / "table.txt").write_text(said + "\n", encoding="utf-8")
-    if not right(result):
-        print(f"evidence: {plan.folder}")
+    except Hopeless as error:
+        print(f"\n{error}", file=sys.stderr)
         return 1
-    if not complete(plan, result):
-        return 3
-    shutil.rmtree(plan.folder / "broker", ignore_errors=True)
-    return 0
+    complete = all(outcome.finished for outcome in outcomes)
+    said = final(outcomes, complete)
+    print(f"\n{said}", flush=True)
+    (folder / "table.txt").write_text(said + "\n", encoding="utf-8")
+    if not all(row.clean for outcome in outcomes for row in outcome.rows):
+        print(f"evidence: {folder}")
+        return 1
+    return 0 if complete else 3
+
+
+def _played(name: str, order: Order) -> Outcome:
+    """How a scenario ended, now or in a run that was broken off."""
+    kept = order.folder / "outcome.json"
+    if kept.exists():
+        rows, *rest = json.loads(kept.read_text(encoding="utf-8"))
+        return Outcome([Row(*row) for row in rows], *rest)
+    (scenario,) = (scenario for scenario in SCENARIOS if scenario.name == name)
+    outcome = scenario.play(order)
+    if outcome.told:
+        print(f"\n\n{outcome.told}\n", flush=True)
+    if outcome.finished:
+        order.folder.mkdir(parents=True, exist_ok=True)
+        kept.with_suffix(".part").write_text(json.dumps(outcome), encoding="utf-8")
+        kept.with_suffix(".part").rename(kept)  # whole or not at all
+    return outcome
 
 
 def _parser() -> argparse.ArgumentParser:
+    names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, help="of the faults (default: a random one, which is printed)")
-    parser.add_argument("--kills", type=int, default=500, help="how many workers are killed (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=500, help="workers killed in each mode (default: %(default)s)")
     parser.add_argument("--history", choices=get_args(Kind), default="both", help="what is fed (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="of faults, at most (default: %(default)s)")
     parser.add_argument("--generated", action="store_true", help="generated machines although recorded ones are there")
     parser.add_argument("--resume", action="store_true", help="go on with a run of the same seed, kills and history")
-    parser.add_argument("--plant", choices=PLANTS, help="a mistake that the comparison must find")
+    parser.add_argument(
+        "--scenario", action="append", default=[], choices=names, help="play these alone (default: all of them)"
+    )
+    parser.add_argument(
+        "--plant", action="append", default=[], choices=list(MISTAKES), help="a mistake that the comparison must find"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / ".work" / "chaos", help="(default: .work/chaos)")
     return parser
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from tests.chaos.outside import Output
 
-Fault = Literal["lost", "doubled", "changed", "invented", "out of order"]
+Fault = Literal["lost", "doubled", "changed", "invented", "out of order", "contradicting"]
 
 
 class Difference(NamedTuple):

@@ -16,11 +16,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streamer.options import PipelineOptions
+from tests.chaos.history import Mode, served
+from tests.chaos.mistakes import Mistake
 from tests.chaos.phases import JUST_S, NAMES, Board, Phase
+from tests.chaos.steps import Step
 from tests.chaos.worker import Duty, serve
 
 ENDS_S = 30.0
 """How long a worker that was sent away may take."""
+
+
+HOPELESS_FAILURES = 20
+
+
+class Hopeless(Exception):
+    """Workers end by themselves again and again: there is nothing to be seen of faults."""
 
 
 class Death(NamedTuple):
@@ -31,16 +41,21 @@ class Death(NamedTuple):
 
 
 class Worker:
-    """A worker process. stopped, leaving: SIGSTOP or SIGTERM was sent."""
+    """A worker process. stopped, leaving: SIGSTOP or SIGTERM was sent. trapped: it is to die at a step of a commit."""
 
     def __init__(self, process: BaseProcess, board: Board, alive: Connection) -> None:
         self.process, self.board, self._alive = process, board, alive
-        self.stopped = self.leaving = False
+        self.stopped = self.leaving = self.trapped = False
 
     @property
     def serving(self) -> bool:
         """Whether it runs and is to go on."""
-        return not self.stopped and not self.leaving
+        return not self.stopped and not self.leaving and not self.trapped
+
+    @property
+    def just_published(self) -> bool:
+        """Whether it has just published, and will have a little later still."""
+        return self.phase >= Phase.LIVE and time.monotonic() - self.board.published_at <= 0.8 * JUST_S
 
     @property
     def phase(self) -> Phase:
@@ -60,11 +75,21 @@ class Crew:
     """All workers of one broker."""
 
     def __init__(
-        self, bootstrap: str, pipelines: Mapping[str, PipelineOptions], folder: Path, *, planted: bool
+        self,
+        bootstrap: str,
+        pipelines: Mapping[str, PipelineOptions],
+        folder: Path,
+        *,
+        mode: Mode = "deterministic",
+        planted: Mistake | None = None,
+        request_timeout_s: float = 20.0,
+        clock: Path | None = None,
     ) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.chaos.worker"])
-        self._bootstrap, self._pipelines, self._folder, self._planted = bootstrap, pipelines, folder, planted
+        self._context.set_forkserver_preload(["tests.chaos.template"])
+        self._bootstrap, self._pipelines, self._folder = bootstrap, pipelines, folder
+        self._mode, self._planted = mode, planted
+        self._request_timeout_s, self._clock = request_timeout_s, clock
         self._started = 0
         self.workers: list[Worker] = []
         self.failures: list[str] = []
@@ -74,7 +99,16 @@ class Crew:
         self._started += 1
         path = self._folder / f"board-{self._started % 64}"
         board = Board(path, len(self._pipelines), new=True)
-        duty = Duty(self._bootstrap, self._pipelines, path, self._folder / "workers.log", self._planted)
+        pipelines = served(self._pipelines, self._mode, self._started)
+        duty = Duty(
+            self._bootstrap,
+            pipelines,
+            path,
+            self._folder / "workers.log",
+            self._planted,
+            self._request_timeout_s,
+            self._clock,
+        )
         theirs, ours = self._context.Pipe(duplex=False)
         process = self._context.Process(target=serve, args=(duty, theirs))
         process.start()
@@ -95,6 +129,19 @@ class Crew:
             deaths.append(Death(NAMES[victim.phase], now - victim.board.published_at <= JUST_S))
         return deaths
 
+    def kill_at(self, worker: Worker, step: Step) -> None:
+        """It is to die at this step of its next commit of outputs and states; it waits for `kill` then."""
+        worker.trapped = True
+        worker.board.trap = step
+
+    def caught(self, worker: Worker, phase: Phase) -> bool:
+        """SIGSTOP a worker; it stays stopped if that finds it in this phase."""
+        self.stop(worker)
+        if worker.phase is phase:
+            return True
+        self.go_on(worker)
+        return False
+
     def stop(self, worker: Worker) -> None:
         """SIGSTOP."""
         worker.stopped = True
@@ -111,12 +158,20 @@ class Crew:
         worker.signal(signal.SIGTERM)
 
     def look(self) -> None:
-        """Take note of workers that have ended by themselves, which is a failure unless they were sent away."""
-        for worker in [worker for worker in self.workers if worker.process.exitcode is not None]:
+        """Take note of workers that have ended by themselves, which is a failure unless they were sent away.
+
+        Raises Hopeless.
+        """
+        ended = [worker for worker in self.workers if worker.process.exitcode is not None]
+        for worker in ended:
+            if worker.trapped and worker.process.exitcode == -signal.SIGKILL:
+                continue  # `kill` will take note of it
             self._gone(worker)
             # One that had not come to install its handler yet is ended by SIGTERM itself.
             if not worker.leaving or worker.process.exitcode not in (0, -signal.SIGTERM):
                 self.failures.append(f"a worker ended with {worker.process.exitcode}")
+        if len(self.failures) > HOPELESS_FAILURES:
+            raise Hopeless(f"{len(self.failures)} workers ended by themselves: see {self._folder / 'workers.log'}")
 
     def dismiss(self) -> None:
         """Send all away and wait for them; who does not go in time has failed, and is killed."""

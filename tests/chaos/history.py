@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count, cycle, islice
 from typing import Literal, NamedTuple
 
@@ -19,10 +20,13 @@ from streamer.bench.speech import recordings
 from streamer.options import AlertOptions, CommitOptions, EngineOptions, InputOptions, PipelineOptions
 
 Kind = Literal["sensors", "speech", "both"]
+Mode = Literal["deterministic", "mixed"]
 APPLICATION = "chaos"
+SENSOR_MODEL, SPEECH_MODEL = "machine-forecaster", "speech-en"
+ALERT = AlertOptions(cool_down_s=0.0)
 PARTITIONS = 6
-RECORDS_A_KILL = 60
-"""Of each pipeline: at one kill in some seconds the workers are always publishing."""
+EVENTS_A_KILL, CHUNKS_A_KILL = 60, 15
+"""At one kill in some seconds the workers are always publishing."""
 LEAST_EVENTS, LEAST_EVENTS_GENERATED, LEAST_CHUNKS = 260, 140, 70
 """Of each stream: enough for an alert or a final in it."""
 CHUNK_SAMPLES = 1_600
@@ -44,6 +48,13 @@ MACHINES = (
     "realTweets/Twitter_volume_CRM.csv",
 )
 """Recordings of NAB in whose first `LEAST_EVENTS` readings an alert fires."""
+MIXED = (
+    EngineOptions(device="cpu", dtype="float32", max_batch=4, slots=64, threads=1),
+    EngineOptions(device="cpu", dtype="bfloat16", max_batch=16, slots=64, threads=1),
+    EngineOptions(device="cpu", dtype="float32", max_batch=2, slots=64, threads=1, chunks_per_call=3),
+    EngineOptions(device="cpu", dtype="bfloat16", max_batch=7, slots=64, threads=1, chunks_per_call=1),
+)
+"""The engines of a mixed crew, in turns."""
 _START_MS, _INTERVAL_MS = 1_700_000_000_000, 300_000
 
 
@@ -86,27 +97,34 @@ def history(kind: Kind, kills: int, *, generated: bool = False) -> History:
     decision: dict[str, str] = {}
     sources: dict[str, str] = {}
     if kind != "speech":
-        pipelines["sensors"] = _options("sensors", "machine-forecaster", 16)
+        pipelines["sensors"] = options_of("sensors", SENSOR_MODEL, 16)
         signals, sources["sensors"] = machines(generated)
         least = LEAST_EVENTS_GENERATED if generated else LEAST_EVENTS
-        parts.append(_in_turns(signals_fed(signals), max(least, kills * RECORDS_A_KILL // len(signals))))
+        parts.append(_in_turns(signals_fed(signals), max(least, kills * EVENTS_A_KILL // len(signals))))
         decision["sensors"] = "streamer.alert.v1"
     if kind != "sensors":
-        pipelines["speech"] = _options("speech", "speech-en", 8)
+        pipelines["speech"] = options_of("speech", SPEECH_MODEL, 8)
         speaking, sources["speech"] = speakers_fed()
-        parts.append(_in_turns(speaking, max(LEAST_CHUNKS, kills * RECORDS_A_KILL // SPEAKERS)))
+        parts.append(_in_turns(speaking, max(LEAST_CHUNKS, kills * CHUNKS_A_KILL // SPEAKERS)))
         decision["speech"] = "streamer.transcript.final.v1"
     return History(kind, pipelines, _merged(parts), decision, sources)
 
 
-def _options(topic: str, model: str, max_batch: int) -> PipelineOptions:
+def options_of(topic: str, model: str, max_batch: int) -> PipelineOptions:
     return PipelineOptions(
         input=InputOptions(topic=topic, partitions=PARTITIONS),
         model=model,
         engine=EngineOptions(device="cpu", max_batch=max_batch, slots=64, deterministic=True, threads=1),
         commit=CommitOptions(commit_interval_ms=50, snapshot_interval_ms=3_000),
-        alert=AlertOptions(cool_down_s=0.0),
+        alert=ALERT,
     )
+
+
+def served(pipelines: Mapping[str, PipelineOptions], mode: Mode, number: int) -> Mapping[str, PipelineOptions]:
+    """What the worker of this number serves; mixed: each in another type and other batches."""
+    if mode == "deterministic":
+        return pipelines
+    return {name: replace(options, engine=MIXED[number % len(MIXED)]) for name, options in pipelines.items()}
 
 
 def _in_turns(streams: Sequence[Iterator[Fed]], each: int) -> list[Fed]:

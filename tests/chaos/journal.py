@@ -27,8 +27,10 @@ class Journal:
         self._path = path
         self.entries: list[Entry] = []
         if path.exists():
-            with path.open(encoding="utf-8") as file:
-                self.entries = [_entry(line) for line in file]
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            self.entries = [_entry(line) for line in lines if line.endswith("\n")]
+            if lines and not lines[-1].endswith("\n"):  # the harness was killed while it wrote
+                path.write_text("".join(lines[:-1]), encoding="utf-8")
 
     def add(self, entry: Entry) -> None:
         """One more cycle."""

@@ -17,6 +17,8 @@ from confluent_kafka.cimpl import NewTopic
 from tests.chaos.history import PARTITIONS, Fed
 
 ANSWER_S = 30.0
+_NOT_THERE_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC)
+"""What is said of a new topic at first."""
 
 
 class Output(NamedTuple):
@@ -38,7 +40,14 @@ class Feeder:
     """Feeds records in their order, from where an earlier feeder of the same records left off."""
 
     def __init__(self, bootstrap: str, records: Sequence[Fed]) -> None:
-        self._producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "log_level": 2})
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,
+                "log_level": 2,
+                "message.max.bytes": 2_000_000,
+            }
+        )
         self._records = records
         self._next = 0
         topics = sorted({record.topic for record in records})
@@ -83,7 +92,7 @@ class Feeder:
 
 def create_topics(bootstrap: str, topics: Iterable[str]) -> None:
     """Input topics that keep their records for ever, whatever time they bear."""
-    wanted = [NewTopic(topic, PARTITIONS, 1, config={"retention.ms": "-1"}) for topic in topics]
+    wanted = [NewTopic(topic, PARTITIONS, config={"retention.ms": "-1"}) for topic in topics]
     admin = AdminClient(
         {"bootstrap.servers": bootstrap, "log_level": 2}
     )  # kept: it takes its answers along when it goes
@@ -115,24 +124,30 @@ def _end(consumer: Consumer, partition: TopicPartition) -> int:
         try:
             _, end = consumer.get_watermark_offsets(partition, ANSWER_S)
             return int(end)
-        except KafkaException as error:  # a new topic has no leader at first
-            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+        except KafkaException as error:
+            if error.args[0].code() not in _NOT_THERE_YET or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
 
 def left(bootstrap: str, groups: Mapping[str, str]) -> int:
     """How many input records are not committed yet. groups: by input topic."""
-    behind = 0
     bounds = ends(bootstrap, groups)
-    for topic, group in groups.items():
-        consumer = _consumer(bootstrap, group, "read_uncommitted")
-        try:
-            at = consumer.committed([TopicPartition(topic, number) for number in range(PARTITIONS)], ANSWER_S)
-        finally:
-            consumer.close()
-        behind += sum(bounds[topic, found.partition] - max(0, found.offset) for found in at)
-    return behind
+    return sum(
+        bounds[topic, partition] - max(0, at)
+        for topic, group in groups.items()
+        for partition, at in enumerate(committed(bootstrap, group, topic))
+    )
+
+
+def committed(bootstrap: str, group: str, topic: str) -> list[int]:
+    """The offsets that a group has committed, by partition; below 0 where there is none."""
+    consumer = _consumer(bootstrap, group, "read_uncommitted")
+    try:
+        found = consumer.committed([TopicPartition(topic, number) for number in range(PARTITIONS)], ANSWER_S)
+    finally:
+        consumer.close()
+    return [at.offset for at in sorted(found, key=lambda at: at.partition)]
 
 
 def until_settled(bootstrap: str, topics: Sequence[str]) -> None:

@@ -7,15 +7,19 @@ died. So the phase that is counted is the one of the kill, not one that was seen
 from __future__ import annotations
 
 import mmap
+import os
+import signal
 import time
 from enum import IntEnum
 from pathlib import Path
 
 from streamer.log.base import Commit, Committed
 from streamer.records import TopicPartition
+from tests.chaos.steps import Step
 
 _DOUBLES = 3
 _PLACES = 2
+_TRAP, _SPRUNG = _DOUBLES * _PLACES, _DOUBLES * _PLACES + 1
 JUST_S = 0.5
 """A worker that published within so many seconds before its end had just published."""
 
@@ -49,11 +53,11 @@ _BUSY = (Phase.LOST, Phase.TRANSACTION, Phase.RERUNNING, Phase.RESTORING, Phase.
 
 
 class Board:
-    """The board of one worker, with a place for each of its pipelines."""
+    """The board of one worker, with a place for each of its pipelines; and the step at which it is to die."""
 
     def __init__(self, path: Path, pipelines: int, *, new: bool = False) -> None:
         if new:
-            path.write_bytes(bytes(8 * _DOUBLES * _PLACES))
+            path.write_bytes(bytes(8 * (_SPRUNG + 1)))
         with path.open("r+b") as file:
             self._cells = memoryview(mmap.mmap(file.fileno(), 0)).cast("d")
         self._places = range(pipelines)
@@ -66,6 +70,25 @@ class Board:
         """Outputs were committed just now."""
         self._cells[_DOUBLES * place + 1] = time.monotonic()
         self._cells[_DOUBLES * place + 2] += 1
+
+    @property
+    def trap(self) -> Step | None:
+        """The step of a commit at which the worker is to die."""
+        return Step(int(self._cells[_TRAP])) if self._cells[_TRAP] else None
+
+    @trap.setter
+    def trap(self, step: Step | None) -> None:
+        self._cells[_TRAP] = float(step or 0)
+
+    @property
+    def sprung(self) -> Step | None:
+        """The step at which the worker died."""
+        return Step(int(self._cells[_SPRUNG])) if self._cells[_SPRUNG] else None
+
+    def die(self, step: Step) -> None:
+        """Kill this very process, and leave word where."""
+        self._cells[_SPRUNG] = float(step)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     @property
     def phase(self) -> Phase:
@@ -135,6 +158,16 @@ class Watch:
         if known:
             self._unknown.discard(partition)
         self._say()
+
+    @property
+    def trap(self) -> Step | None:
+        """The step of a commit at which the worker is to die."""
+        return self._board.trap
+
+    def at(self, step: Step) -> None:
+        """The worker has come to this step of a commit: it dies here if it is to."""
+        if self._board.trap is step:
+            self._board.die(step)
 
     def committed(self, commit: Commit) -> None:
         """A commit is settled."""

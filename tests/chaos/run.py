@@ -1,4 +1,4 @@
-"""One run: the uninterrupted worker, then the same input under faults, then the comparison.
+"""Kills over one history: the uninterrupted worker, then the same input under faults, then the comparison.
 
 Both have a broker of their own, so that topics, groups and offsets have the same names and the outputs may be equal
 to the byte.
@@ -6,43 +6,35 @@ to the byte.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from models.bundle import load as load_bundle
+from streamer.tasks.alert import rule_of
 from streamer.testing.kafka_broker import KafkaBroker
 from streamer.worker.topics import changelog_of, group_of, output_topics
 from tests.chaos import outside
+from tests.chaos.agreement import disagreements
 from tests.chaos.compare import Difference, differences
 from tests.chaos.crew import Crew
-from tests.chaos.history import APPLICATION, History
+from tests.chaos.history import ALERT, APPLICATION, SENSOR_MODEL, History, Mode
 from tests.chaos.journal import Entry, Journal
+from tests.chaos.mistakes import Mistake
 from tests.chaos.outside import Feeder, Output
-from tests.chaos.schedule import cycle
+from tests.chaos.scenario import Order
+from tests.chaos.schedule import Fault, after_mistakes, cycle
 from tests.chaos.storm import Storm
 
-ANSWER_S = 180.0
+ANSWER_S = 600.0
 """How long the workers may take, undisturbed, to answer what is left."""
 
 
 class Undecided(Exception):
     """A stream of the history has no alert or no final: it would prove little."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """folder: where the state of progress and the evidence lie. minutes: of faults, at most. planted: see `watched`."""
-
-    seed: int
-    kills: int
-    minutes: float
-    folder: Path
-    planted: bool
 
 
 class Result(NamedTuple):
@@ -55,17 +47,28 @@ class Result(NamedTuple):
     differences: Sequence[Difference]
     answered: bool
 
+    @property
+    def right(self) -> bool:
+        """Whether everything was answered, as it was without faults, and no worker ended by itself."""
+        return self.answered and not self.differences and not self.journal.failures
 
-def run(plan: Plan, history: History) -> Result:
-    """Do what is not done yet, and compare. Raises Undecided."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    expected = uninterrupted(plan, history)
-    journal = Journal(plan.folder / "journal.jsonl")
-    found, answered = _disturbed(plan, history, journal)
-    apart = differences(expected, found)
+
+def run(order: Order, history: History, mode: Mode, planted: Mistake | None = None) -> Result | Journal:
+    """Do what is not done yet, and compare; the journal alone when time was over before that. Raises Undecided."""
+    order.folder.mkdir(parents=True, exist_ok=True)
+    expected = uninterrupted(order.shared, history)
+    journal = Journal(order.folder / "journal.jsonl")
+    said = _disturbed(order, history, journal, mode, planted)
+    if said is None:
+        return journal
+    found, answered = said
+    if mode == "deterministic":
+        apart = differences(expected, found)
+    else:
+        apart = disagreements(expected, found, rule_of(load_bundle(SENSOR_MODEL), ALERT))
     if apart or not answered:
-        outside.write(plan.folder / "found.jsonl", found)
-        (plan.folder / "differences.txt").write_text("\n".join(map(str, apart)) + "\n", encoding="utf-8")
+        outside.write(order.folder / "found.jsonl", found)
+        (order.folder / "differences.txt").write_text("\n".join(map(str, apart)) + "\n", encoding="utf-8")
     return Result(
         journal,
         Counter(output.topic for output in expected),
@@ -76,11 +79,12 @@ def run(plan: Plan, history: History) -> Result:
     )
 
 
-def uninterrupted(plan: Plan, history: History) -> list[Output]:
-    """What one worker says that nobody disturbs. Raises Undecided."""
-    path = plan.folder / "expected.jsonl"
+def uninterrupted(folder: Path, history: History) -> list[Output]:
+    """What one worker says that nobody disturbs; kept in `folder`. Raises Undecided."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"expected-{history.kind}-{len(history.records)}.jsonl"
     if not path.exists():
-        outputs, answered = _undisturbed(plan, history)
+        outputs, answered = _undisturbed(folder, history)
         if not answered:
             raise Undecided(f"the uninterrupted run did not answer its input within {ANSWER_S:.0f} s")
         check_decided(history, outputs)
@@ -100,10 +104,10 @@ def check_decided(history: History, outputs: Sequence[Output]) -> None:
         raise Undecided(f"no alert or final in {', '.join(sorted(lacking))}")
 
 
-def _undisturbed(plan: Plan, history: History) -> tuple[list[Output], bool]:
+def _undisturbed(folder: Path, history: History) -> tuple[list[Output], bool]:
     with ExitStack() as stack:
         broker = stack.enter_context(KafkaBroker())
-        crew = Crew(broker.bootstrap, history.pipelines, plan.folder, planted=False)
+        crew = Crew(broker.bootstrap, history.pipelines, folder)
         stack.callback(crew.end)
         Feeder(broker.bootstrap, history.records).finish()
         crew.start()
@@ -114,23 +118,38 @@ def _undisturbed(plan: Plan, history: History) -> tuple[list[Output], bool]:
         return _said(broker, history, crew), answered
 
 
-def _disturbed(plan: Plan, history: History, journal: Journal) -> tuple[list[Output], bool]:
+def _disturbed(
+    order: Order, history: History, journal: Journal, mode: Mode, planted: Mistake | None
+) -> tuple[list[Output], bool] | None:
+    """What was said under faults and whether all input was answered; None when time was over before all had fallen."""
     with ExitStack() as stack:
-        broker = stack.enter_context(KafkaBroker(data=plan.folder / "broker"))
-        crew = Crew(broker.bootstrap, history.pipelines, plan.folder, planted=plan.planted)
+        broker = stack.enter_context(KafkaBroker(data=order.folder / "broker"))
+        crew = Crew(broker.bootstrap, history.pipelines, order.folder, mode=mode, planted=planted)
         stack.callback(crew.end)
-        storm = Storm(crew, Feeder(broker.bootstrap, history.records), plan.kills, len(journal.deaths))
-        while storm.done < plan.kills and journal.seconds < 60 * plan.minutes:
+        storm = Storm(crew, Feeder(broker.bootstrap, history.records), order.kills, len(journal.deaths))
+        for faults in _faults(order, len(journal.entries), planted):
+            if storm.done >= order.kills:
+                break
+            if journal.seconds >= order.seconds:
+                return None  # the rest of the input is for the rest of the faults
             began, failed = time.monotonic(), len(crew.failures)
-            done = [storm.act(fault) for fault in cycle(plan.seed, len(journal.entries)) if storm.done < plan.kills]
+            done = [storm.act(fault) for fault in faults if storm.done < order.kills]
             journal.add(Entry(done, time.monotonic() - began, crew.failures[failed:]))
-            _tell(journal, plan)
-        answered = storm.calm(lambda: _answered(broker, history), ANSWER_S)
+            _tell(journal, order)
         failed = len(crew.failures)
+        answered = storm.calm(lambda: _answered(broker, history), ANSWER_S)
         found = _said(broker, history, crew)
         if crew.failures[failed:]:
             journal.add(Entry([], 0.0, crew.failures[failed:]))
         return found, answered
+
+
+def _faults(order: Order, done: int, planted: Mistake | None) -> Iterator[Sequence[Fault]]:
+    """What is left of the cycles, without end; a planted mistake has its own."""
+    around = [] if planted is None else [[fault] for fault in after_mistakes(order.seed)]
+    while True:
+        yield around[done % len(around)] if around else cycle(order.seed, done)
+        done += 1
 
 
 def _answered(broker: KafkaBroker, history: History) -> bool:
@@ -149,15 +168,9 @@ def _said(broker: KafkaBroker, history: History, crew: Crew) -> list[Output]:
     return outside.read_committed(broker.bootstrap, topics)
 
 
-def _tell(journal: Journal, plan: Plan) -> None:
+def _tell(journal: Journal, order: Order) -> None:
     print(
-        f"\r{len(journal.deaths)} of {plan.kills} kills, {journal.seconds:.0f} s, "
+        f"{order.folder.name}: {len(journal.deaths)} of {order.kills} kills, {journal.seconds:.0f} s, "
         f"{len(journal.failures)} workers ended by themselves",
-        end="",
         flush=True,
     )
-
-
-def forget(folder: Path) -> None:
-    """Remove everything of an earlier run."""
-    shutil.rmtree(folder, ignore_errors=True)

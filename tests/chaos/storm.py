@@ -11,24 +11,26 @@ from itertools import count
 
 from tests.chaos.crew import Crew, Death, Worker
 from tests.chaos.outside import Feeder
-from tests.chaos.phases import JUST_S, Phase
-from tests.chaos.schedule import Fault, Kind
+from tests.chaos.phases import Phase
+from tests.chaos.schedule import Fault
+from tests.chaos.steps import STEP_NAMES, Step
 from tests.chaos.worker import SESSION_S
 
 CREW = 3
 SECONDS_A_KILL = 3.0
 """The pace of the input; it never runs more than some kills ahead, nor behind."""
 AHEAD_KILLS = 5
-SEEN_S, CALM_S = 6.0, 15.0
-"""How long a phase is waited for, and that all workers are live. After that the strike comes all the same."""
-LOOK_S, TURN_S = 0.0004, 0.02
+SEEN_S, CALM_S, STEP_S = 6.0, 15.0, 6.0
+"""How long a phase, all workers' being live, and a commit's step are waited for. Then the strike comes all the same."""
+LOOK_S, AIM_S, TURN_S = 0.005, 0.0005, 0.02
+"""Between two looks: whether a thing is so, whether a phase of milliseconds has come, what is due."""
 
 
 @dataclass(slots=True)
 class Done:
-    """A fault as it was acted out. deaths: of the workers it killed."""
+    """A fault as it was acted out: its kind, or the name of the step of a commit. deaths: of the workers it killed."""
 
-    kind: Kind
+    kind: str
     deaths: list[Death] = field(default_factory=list)
 
 
@@ -48,53 +50,80 @@ class Storm:
     def act(self, fault: Fault) -> Done:
         """Do this to the workers. What ends it, as the start of another worker, may come later."""
         self._until(lambda: False, fault.pause_s)
-        if fault.kind in ("kill one", "kill three"):
-            return Done(fault.kind, self._kill(fault))
+        if fault.strike.kind in ("kill one", "kill three", "kill at a step"):
+            return self._kill(fault)
         self._disturb(fault)
-        return Done(fault.kind)
+        return Done(fault.strike.kind)
 
     def calm(self, answered: Callable[[], bool], limit_s: float) -> bool:
         """Let everything that was begun end, feed all that is left, and wait until it is answered."""
         self._until(lambda: not self._due, SESSION_S * 3)
         self._feeder.finish()
         self._share = 1.0
-        return self._until(answered, limit_s, look_s=0.5)
+        return self._until(answered, limit_s, 0.5)
 
     # ------------------------------------------------------------------ kills
 
-    def _kill(self, fault: Fault) -> list[Death]:
-        wanted = min(CREW if fault.kind == "kill three" else 1, self._kills - self.done)
-        if fault.phase is Phase.LIVE:
+    def _kill(self, fault: Fault) -> Done:
+        kind, phase, step = fault.strike
+        if step is not None:
+            return self._kill_at(step, fault)
+        if kind == "kill three":
             self._until(self._all_publish, CALM_S)
-        elif fault.phase is not None:
-            self._await_phase(fault)
-        time.sleep(fault.delay_s)
-        victims = self._victims(fault)[:wanted]
-        deaths = self._crew.kill(victims)
-        self.done += len(deaths)
-        for number in range(len(deaths)):
-            self._start_in(fault.lasts_s * (number + 1) / len(deaths))
-        return deaths
+            time.sleep(fault.delay_s)
+            victims = self._turned(fault)[: min(CREW, self._kills - self.done)]
+        else:
+            victims = self._aim(phase, fault) if phase is not None else self._turned(fault)[:1]
+        return self._counted(Done(kind, self._crew.kill(victims)), fault)
 
-    def _victims(self, fault: Fault) -> list[Worker]:
-        """All workers from the picked one on; who is in the wanted phase stands in front."""
-        workers = [worker for worker in self._crew.workers if not worker.leaving]
-        first = int(fault.pick * len(workers))
-        turned = [*workers[first:], *workers[:first]]
-        return sorted(turned, key=lambda worker: fault.phase is not None and worker.phase is not fault.phase)
+    def _kill_at(self, step: Step, fault: Fault) -> Done:
+        """A worker that publishes dies at a step of its next commit; at any instant if it does not come to it."""
+        self._until(lambda: any(worker.just_published for worker in self._serving()), CALM_S)
+        victims = sorted(self._turned(fault), key=lambda worker: not worker.just_published)[:1]
+        for victim in victims:
+            self._crew.kill_at(victim, step)
+        self._until(lambda: all(victim.process.exitcode is not None for victim in victims), STEP_S)
+        done = Done("kill one", self._crew.kill(victims))
+        if any(victim.board.sprung is step for victim in victims):
+            done.kind = STEP_NAMES.get(step, "kill one")
+        return self._counted(done, fault)
 
-    def _all_publish(self) -> bool:
-        now = time.monotonic()
-        serving = self._serving()
-        return len(serving) >= CREW and all(
-            worker.phase >= Phase.LIVE and now - worker.board.published_at < JUST_S / 2 for worker in serving
-        )
-
-    def _await_phase(self, fault: Fault) -> None:
-        if fault.phase is Phase.LOST and fault.pick < 0.7:
+    def _aim(self, phase: Phase, fault: Fault) -> list[Worker]:
+        """One worker, stopped in this phase; whichever there is if the phase does not come."""
+        if phase is Phase.LOST and fault.pick < 0.7:
             self._until(self._any_live, CALM_S)
             self._lose(fault)
-        self._until(lambda: any(worker.phase is fault.phase for worker in self._serving()), SEEN_S)
+        deadline, delay_s = time.monotonic() + SEEN_S, fault.delay_s
+        while self._until(lambda: bool(self._seen(phase, fault)), deadline - time.monotonic(), AIM_S):
+            time.sleep(delay_s)
+            for worker in self._seen(phase, fault):
+                if self._crew.caught(worker, phase):
+                    return [worker]
+            delay_s /= 2  # it is gone sooner than that
+        return self._turned(fault)[:1]
+
+    def _seen(self, phase: Phase, fault: Fault) -> list[Worker]:
+        """Workers in this phase; while they commit, such that publish."""
+        publishing = phase in (Phase.LIVE, Phase.TRANSACTION)
+        return [
+            w for w in self._turned(fault) if w.serving and w.phase is phase and (w.just_published or not publishing)
+        ]
+
+    def _turned(self, fault: Fault) -> list[Worker]:
+        """All workers from the picked one on; those that stand still or ended come last."""
+        workers = [worker for worker in self._crew.workers if not worker.leaving]
+        first = int(fault.pick * len(workers))
+        return sorted([*workers[first:], *workers[:first]], key=lambda worker: not worker.serving)
+
+    def _counted(self, done: Done, fault: Fault) -> Done:
+        self.done += len(done.deaths)
+        for number in range(len(done.deaths)):
+            self._start_in(fault.lasts_s * (number + 1) / len(done.deaths))
+        return done
+
+    def _all_publish(self) -> bool:
+        serving = self._serving()
+        return len(serving) >= CREW and all(worker.just_published for worker in serving)
 
     # ------------------------------------------------------------------ other faults
 
@@ -103,7 +132,7 @@ class Storm:
         if not serving:
             return
         one = serving[int(fault.pick * len(serving))]
-        match fault.kind:
+        match fault.strike.kind:
             case "stop briefly" | "stop past the session":
                 self._crew.stop(one)
                 self._in(SESSION_S * fault.lasts_s, lambda: self._crew.go_on(one))
@@ -147,7 +176,7 @@ class Storm:
         self._starting -= 1
         self._crew.start()
 
-    def _until(self, done: Callable[[], bool], limit_s: float, *, look_s: float = LOOK_S) -> bool:
+    def _until(self, done: Callable[[], bool], limit_s: float, look_s: float = LOOK_S) -> bool:
         """Wait until this is so, for so long at most; whether it is."""
         deadline = time.monotonic() + limit_s
         while not (so := done()) and time.monotonic() < deadline:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
 import re
+import signal
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,14 +20,22 @@ from hypothesis import strategies as st
 from streamer.errors import LogUnavailable
 from streamer.log.base import Assigned, Commit, Committed, Consumer
 from streamer.log.kafka_connection import KafkaOptions
+from streamer.log.kafka_transactions import Transactions
 from streamer.records import Append, NewRecord, TopicPartition
+from streamer.worker.progress import FLOOR_KEY
+from streamer.worker.topics import changelog_of
 from tests.chaos import outside
 from tests.chaos.compare import Repeated, count, differences
+from tests.chaos.crew import Death
 from tests.chaos.history import Fed, History, history
+from tests.chaos.journal import Entry, Journal
 from tests.chaos.outside import Output
-from tests.chaos.phases import Board, Phase, Watch
+from tests.chaos.phases import NAMES, Board, Phase, Watch
 from tests.chaos.run import Undecided, check_decided
-from tests.chaos.schedule import cycle
+from tests.chaos.schedule import AFTERMATHS, STRIKES, cycle
+from tests.chaos.steps import STEP_NAMES, Step
+from tests.chaos.storm import Done
+from tests.chaos.table import LEAST_A_PHASE, lacking
 from tests.chaos.watched import WatchedLog
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +116,44 @@ def test_two_seeds_draw_different_faults() -> None:
     assert [cycle(1, n) for n in range(5)] != [cycle(2, n) for n in range(5)]
 
 
+@given(st.integers(0, 10**6), st.integers(0, 10))
+def test_in_every_deck_each_phase_and_each_step_of_a_commit_has_its_share(seed: int, deck: int) -> None:
+    cycles = [cycle(seed, deck * len(STRIKES) + place) for place in range(len(STRIKES))]
+    kills = [fault.strike for faults in cycles for fault in faults if fault.strike.kind.startswith("kill")]
+    assert sum(3 if kill.kind == "kill three" else 1 for kill in kills) == 50
+    assert Counter(kill.step for kill in kills if kill.step is not None) == dict.fromkeys(STEP_NAMES, 1)
+    aims = Counter(kill.phase for kill in kills)
+    assert min(aims[phase] for phase in Phase) >= 2
+    assert {phase: aims[phase] for phase in AFTERMATHS if phase is not None} == {
+        Phase.JOINING: 3,
+        Phase.RESTORING: 5,
+        Phase.RERUNNING: 5,
+    }
+
+
+def deaths(a_phase: int, published: float) -> list[Death]:
+    """So many kills in each phase, of which this share hit workers that had just published."""
+    return [Death(name, place < published * a_phase) for name in NAMES.values() for place in range(a_phase)]
+
+
+def test_a_full_run_whose_kills_missed_a_phase_or_a_step_or_hit_idle_workers_is_not_clean() -> None:
+    steps = dict.fromkeys(STEP_NAMES.values(), 1)
+    assert lacking(deaths(LEAST_A_PHASE, 0.5), steps) == []
+    assert len(lacking(deaths(LEAST_A_PHASE - 1, 0.5), steps)) == len(Phase)
+    assert len(lacking(deaths(LEAST_A_PHASE, 0.5), {})) == len(steps)
+    assert len(lacking(deaths(LEAST_A_PHASE, 0.4), steps)) == 1
+
+
+def test_a_journal_whose_last_line_was_broken_off_goes_on_behind_the_line_before(tmp_path: Path) -> None:
+    entry = Entry([Done("kill one", [Death("live", True)])], 1.5, [])
+    Journal(tmp_path / "journal.jsonl").add(entry)
+    with (tmp_path / "journal.jsonl").open("a", encoding="utf-8") as file:
+        file.write('[[["kill')
+    again = Journal(tmp_path / "journal.jsonl")
+    again.add(entry)
+    assert again.entries == Journal(tmp_path / "journal.jsonl").entries == [entry, entry]
+
+
 def test_a_history_is_the_same_when_it_is_made_again() -> None:
     once, again = (history("sensors", 50, generated=True).records for _ in range(2))
     assert once == again
@@ -175,21 +225,75 @@ async def test_what_stands_in_a_transaction_that_was_never_ended_is_seen_by_nobo
     assert [output.value for output in outside.read_committed(kafka, [target])] == [b"1"]
 
 
+def commit_once(bootstrap: str, source: str, target: str, group: str, board: Path) -> None:
+    """A worker's process: one commit of an output and a state, which it does not survive."""
+
+    async def committed() -> None:
+        changelog = changelog_of(group, source)
+        answer = Commit(
+            TopicPartition(source, 0),
+            1,
+            outputs=[Append(target, 0, [NewRecord(b"k", b"1")])],
+            states=[Append(changelog, 0, [NewRecord(b"s", b"state")])],
+            floor=[Append(changelog, 0, [NewRecord(FLOOR_KEY, b"1")])],
+        )
+        watch = Watch(Board(board, 1), 0, [])
+        options = KafkaOptions(bootstrap_servers=bootstrap, delivery="exactly_once")
+        async with WatchedLog(options, lambda _: watch) as log, log.consumer(group, [source]) as member:
+            await assigned(member)
+            await member.commit([answer])
+
+    asyncio.run(committed())
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("step", STEP_NAMES, ids=STEP_NAMES.get)
+async def test_of_a_commit_that_died_at_a_step_all_is_seen_or_nothing(kafka: str, tmp_path: Path, step: Step) -> None:
+    source, target, group = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("in", "out", "group"))
+    outside.create_topics(kafka, [source, target, changelog_of(group, source)])
+    board = Board(tmp_path / "board", 1, new=True)
+    board.trap = step
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.chaos.worker"])
+    process = context.Process(target=commit_once, args=(kafka, source, target, group, tmp_path / "board"))
+    process.start()
+    await asyncio.to_thread(process.join)
+    assert (process.exitcode, board.sprung) == (-signal.SIGKILL, step)
+    next_owner = Transactions(KafkaOptions(bootstrap_servers=kafka), group)
+    await next_owner.acquire([TopicPartition(source, 0)])  # which ends what was left open
+    await next_owner.stop()
+    outside.until_settled(kafka, [target, changelog_of(group, source)])
+    seen = [len(outside.read_committed(kafka, [topic])) for topic in (target, changelog_of(group, source))]
+    at = outside.committed(kafka, group, source)[0]
+    assert (seen, max(0, at)) == (([1, 2], 1) if step is Step.AFTER_END else ([0, 0], 0))
+
+
 def chaos(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.chaos", "--history", "sensors", "--generated", "--folder", str(folder)]
     pipe = subprocess.PIPE
     return subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
+RIGHT_RUN = ("--seed", "46", "--kills", "5", "--scenario", "kills", "--scenario", "kills-mixed")
+PLANTED = ("offset-before-output", "state-ahead", "floor-too-high")
+
+
 @pytest.mark.kafka
 @pytest.mark.usefixtures("kafka")  # for its being there; a run has brokers of its own
-def test_a_short_run_is_equal_and_one_with_a_planted_mistake_is_not(tmp_path: Path) -> None:
-    well = chaos(tmp_path, "--seed", "46", "--kills", "5")
-    ill = chaos(tmp_path, "--seed", "1312", "--kills", "7", "--plant", "offset-before-output")
+def test_a_short_run_is_clean_although_the_harness_was_killed_and_planted_mistakes_are_found(tmp_path: Path) -> None:
+    well = chaos(tmp_path, *RIGHT_RUN)
+    ill = chaos(tmp_path, "--seed", "1312", *(word for name in PLANTED for word in ("--plant", name)))
     with well, ill:  # side by side: both wait most of the time
-        said, complaint = well.communicate()[0], ill.communicate()[0]
-    assert well.returncode == 0, said
-    assert re.search(r"verdict: right: equal record by record$", said.strip())
-    assert ill.returncode == 1, complaint
-    assert re.search(r"verdict: WRONG: .*\d+ lost", complaint)
-    assert "lost: " in next(tmp_path.glob("*offset-before-output/differences.txt")).read_text(encoding="utf-8")
+        assert well.stdout is not None
+        while " of 5 kills" not in well.stdout.readline():
+            pass
+        well.kill()
+        well.communicate()  # its workers and its broker have ended with it
+        with chaos(tmp_path, "--resume", *RIGHT_RUN) as again:
+            said, planted = again.communicate()[0], ill.communicate()[0]
+    assert again.returncode == 0, said
+    assert re.search(r"all clean: yes \(.*\)$", said.strip())
+    assert ill.returncode == 0, planted
+    for name in PLANTED:
+        assert re.search(rf"planted: {name.replace('-', ' ')} .* found: .*\d+ (lost|changed)", planted)
+        assert (tmp_path / "sensors-1312-500" / name / "differences.txt").read_text(encoding="utf-8").strip()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,27 +48,28 @@ def test_who_finds_the_disk_full_says_so_and_ends_and_what_was_committed_goes_on
 
 def test_a_file_with_another_answer_in_it_is_not_taken_for_right(tmp_path: Path) -> None:
     one_file.kills(tmp_path, 1, random.Random(3))
+    assert one_file.judged(tmp_path / "log.db").wrong == []
     with sqlite3.connect(tmp_path / "log.db") as file:
-        (rows,) = file.execute("SELECT count(*) FROM records WHERE value LIKE '%outputs%'").fetchone()
-        file.execute(
-            "UPDATE records SET value = value || ' ' WHERE rowid = (SELECT max(rowid) FROM records "
-            "WHERE value LIKE '%outputs%')"
+        changed = file.execute(
+            "UPDATE records SET value = CAST(CAST(value AS TEXT) || ' ' AS BLOB) WHERE id = (SELECT max(records.id) "
+            "FROM records JOIN partitions ON records.id >> 40 = partitions.id WHERE topic = 'predictions')"
         )
+        assert changed.rowcount == 1
     file.close()
-    assert rows
     assert one_file.judged(tmp_path / "log.db").wrong
 
 
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+@contextmanager
+def stopped_with_the_lock(path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the write lock of the log, and is stopped."""
-    path = tmp_path / "log.db"
-    asyncio.run(with_topic(path))
     command = [sys.executable, "-c", _HOLDER, str(path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
+    assert process.stdin is not None
     assert process.stdout.readline() == "held\n"
     process.send_signal(signal.SIGSTOP)
+    process.stdin.write("\n")  # to be read when it goes on
+    process.stdin.flush()
     yield process
     process.kill()
     process.communicate()
@@ -80,18 +82,18 @@ async def with_topic(path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGCONT, signal.SIGKILL])
 async def test_a_process_stopped_with_the_lock_delays_the_others_until_it_goes_on_or_is_killed(
-    tmp_path: Path, holder: subprocess.Popen[str], how: signal.Signals
+    tmp_path: Path, how: signal.Signals
 ) -> None:
+    name = TopicPartition("topic", 0)
     async with SqliteLog(tmp_path / "log.db") as log:
-        appending = asyncio.create_task(log.append("topic", 0, [NewRecord(None, b"waits")]))
-        await asyncio.wait({appending}, timeout=0.5)
-        assert not appending.done()
-        assert (await log.offsets([TopicPartition("topic", 0)]))[TopicPartition("topic", 0)].end == 0  # reads go on
-        assert holder.stdin is not None
-        holder.stdin.write("\n")
-        holder.stdin.flush()
-        holder.send_signal(how)
-        assert await appending == 0
+        await log.create_topics([TopicSpec("topic", 1)])
+        with stopped_with_the_lock(tmp_path / "log.db") as holder:
+            appending = asyncio.create_task(log.append("topic", 0, [NewRecord(None, b"waits")]))
+            await asyncio.wait({appending}, timeout=0.5)
+            assert not appending.done()
+            assert (await log.offsets([name]))[name].end == 0  # reads go on
+            holder.send_signal(how)
+            assert await appending == 0
 
 
 def open_as_nobody(path: Path, said: Path) -> None:
