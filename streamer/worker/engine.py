@@ -67,10 +67,23 @@ class Engine:
         self._staging = Staging(self.signature.channels, self.pool.spill_row, self.device)
         if recorder is None and self.device.type == "cuda":
             recorder = CudaRecorder(self.device)
+        if options.dtype == "bfloat16":
+            self._try_step()
         self._graphs: Graphs | None = None
         if recorder is not None:
             longest = self.signature.chunk_samples
             self._graphs = Graphs(recorder, self._advance, self._nobody, options.max_batch, longest)
+
+    def _try_step(self) -> None:
+        """Whether the model can be stepped at all: better told now than by every record."""
+        batch = self._nobody(1, self.signature.chunk_samples)
+        lengths = torch.full_like(batch.lengths, self.signature.chunk_samples)
+        try:
+            with torch.inference_mode():
+                self.model.step(batch.x, lengths, self.pool.gather(batch.rows))
+        except (RuntimeError, ValueError) as error:
+            kind = type(self.model).__name__
+            raise ValueError(f"{kind} cannot be stepped in bfloat16 ({error}): use dtype float32") from error
 
     @property
     def max_batch(self) -> int:

@@ -20,6 +20,8 @@ from streamer.worker.stream import continues, soon
 if TYPE_CHECKING:
     from streamer.codecs.event_columns import EventColumns
 
+RESERVED = "\x00"
+"""What the worker's own keys in a changelog begin with."""
 MAX_KEY_BYTES = 4096
 """A key is in every output two or three times; a longer one would fill the outputs' records."""
 FEW_RECORDS = 16
@@ -51,7 +53,9 @@ class Intake:
     def take(self, batch: RecordBatch, now_ms: int) -> Intaken:
         """Decode a batch; records older than `max_lag_s` are marked to be skipped where the policy says so."""
         columns = self._columns_for(batch.records)
-        taken = self._one_by_one(batch) if columns is None else self._in_columns(batch, columns)
+        taken = None if columns is None else self._in_columns(batch, columns)
+        if taken is None or any(item.key.id[:1] == RESERVED for item in taken.items):
+            taken = self._one_by_one(batch)
         if self._max_lag_ms is not None:
             self._mark_late(taken.items, now_ms - self._max_lag_ms, self._max_lag_ms)
         return taken
@@ -87,6 +91,8 @@ class Intake:
             key = record.key
             if key is not None and len(key) > MAX_KEY_BYTES:
                 decoded = Malformed(f"the key has {len(key)} bytes, {MAX_KEY_BYTES} is the most")
+            elif isinstance(decoded, Decoded) and decoded.stream[:1] == RESERVED:
+                decoded = Malformed("a stream's name may not begin with a zero byte: give it another key")
             if isinstance(decoded, Malformed):
                 refused.append(self._refused(record, decoded))
                 continue

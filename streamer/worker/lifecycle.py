@@ -39,6 +39,7 @@ class Lifecycle:
         stream.version = version
         if (mark := self._table.marks.pop(key, None)) is not None:
             stream.replaced = tuple(s for s in mark.sessions if s != decoded.session)
+            result[key.partition].stepped.append((key.id, record.offset))  # the mark is needed until a state is saved
         self._table.streams[key] = stream
         version.outbox.event(result, stream, record, "started", decoded.time_ms)
         return stream

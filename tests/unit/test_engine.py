@@ -11,7 +11,7 @@ from models.contract import Outputs, State
 from streamer.bench import gpu_checks
 from streamer.bench.gpu_checks import Check
 from streamer.options import EngineOptions
-from streamer.testing.models import RunningSum
+from streamer.testing.models import RunningSum, TinyGru
 from streamer.worker.engine import DeviceLost, Engine, finite_rows, lower_precision, pick_device
 from streamer.worker.graphs import CallRecorder, Recorder, Stepped
 
@@ -123,6 +123,11 @@ def test_an_unknown_device_and_a_missing_gpu_are_named() -> None:
 def test_a_model_that_is_no_module_has_no_bf16_form() -> None:
     with pytest.raises(ValueError, match="RunningSum has no bfloat16 form"):
         lower_precision(RunningSum())
+
+
+def test_a_model_that_cannot_be_stepped_in_bfloat16_is_refused_at_once_and_not_by_every_record() -> None:
+    with pytest.raises(ValueError, match="TinyGru cannot be stepped in bfloat16 .* use dtype float32"):
+        Engine(TinyGru(channels=2), EngineOptions(device="cpu", dtype="bfloat16"))
 
 
 def test_the_fixed_shape_is_part_of_what_results_depend_on() -> None:

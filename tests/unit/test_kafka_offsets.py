@@ -8,10 +8,15 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from aiokafka.errors import GroupAuthorizationFailedError, IncompatibleBrokerVersion, NotCoordinatorForGroupError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    IllegalGenerationError,
+    IncompatibleBrokerVersion,
+    NotCoordinatorForGroupError,
+)
 
 from streamer.log.base import Committed
-from streamer.log.kafka_offsets import StableOffsetsRequest, stable_offsets
+from streamer.log.kafka_offsets import Membership, StableOffsetsRequest, commit_offsets, stable_offsets
 from streamer.records import TopicPartition
 
 FIRST, SECOND = TopicPartition("in", 0), TopicPartition("in", 1)
@@ -87,3 +92,31 @@ def test_a_later_broker_is_asked_in_the_version_that_we_speak() -> None:
     request = StableOffsetsRequest("group", {"in": [0, 1]}).prepare(BROKER)
     assert (request.API_VERSION, request.FLEXIBLE_VERSION) == (7, True)
     assert request.to_object()["require_stable"] is True
+
+
+class CommitCoordinator(Coordinator):
+    """Takes commits: each answer is an error code for the first partition."""
+
+    def __init__(self, *codes: int) -> None:
+        super().__init__(*codes)
+        self.asked: list[tuple[object, ...]] = []
+
+    async def _send_req(self, request: Any) -> Any:
+        sent = request.prepare({8: (2, 9)})
+        self.asked.append((sent.consumer_group_generation_id, sent.consumer_id, sent.topics))
+        return sent.RESPONSE_TYPE.decode(
+            BytesIO(sent.RESPONSE_TYPE(0, [("in", [(0, self.answers.popleft())])]).encode())
+        )
+
+
+async def test_an_offset_is_committed_for_the_assignment_that_it_was_made_for_however_often_it_is_tried() -> None:
+    coordinator = CommitCoordinator(NOT_COORDINATOR, 0)
+    await commit_offsets(coordinator, "group", Membership(4, "me"), {FIRST: Committed(9, "root")})
+    assert coordinator.asked == [(4, "me", [("in", [(0, 9, "root")])])] * 2
+
+
+async def test_a_group_that_has_moved_on_refuses_an_offset_at_once() -> None:
+    coordinator = CommitCoordinator(IllegalGenerationError.errno)
+    with pytest.raises(IllegalGenerationError):
+        await commit_offsets(coordinator, "group", Membership(4, "me"), {FIRST: Committed(9, "root")})
+    assert len(coordinator.asked) == 1

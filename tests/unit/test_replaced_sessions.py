@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from models.contract import Outputs, Signature, State
+from streamer.codecs.audio import AudioDecoder, audio_record
 from streamer.codecs.messages import DeadLetter, StreamEvent
 from streamer.log.memory import MemoryLog
-from streamer.options import CommitOptions
+from streamer.options import CommitOptions, EngineOptions
+from streamer.records import NewRecord
 from streamer.testing.broken_log import BrokenLog
+from streamer.testing.faults import Gate
 from streamer.testing.models import RunningSum
 from streamer.testing.serving import Serving, event, options_of
 from streamer.testing.watched_log import WatchedLog
@@ -37,3 +44,75 @@ async def test_a_worker_that_dies_before_the_new_sessions_state_is_saved_does_no
     said = await bench.said()
     assert [m.body.offset for m in said if isinstance(m.body, DeadLetter)] == [3]
     assert [m.id for m in said if isinstance(m.body, StreamEvent) and m.body.event == "ended"] == ["input/0/0/ended/0"]
+
+
+CHUNK, RATE_HZ = 160, 16_000
+
+
+class HeldAtLoud:
+    """Counts samples; the first step with a loud one waits at the gate."""
+
+    signature = Signature(
+        input="audio",
+        rate_hz=RATE_HZ,
+        channels=1,
+        chunk_samples=CHUNK,
+        samples_per_frame=CHUNK,
+        latency_samples=0,
+        outputs=("y",),
+    )
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def init_state(self, batch: int) -> State:
+        return {"count": torch.zeros(batch, 1)}
+
+    def step(self, x: Tensor, lengths: Tensor, state: State) -> tuple[Outputs, State]:
+        if bool((x > 0.5).any()):
+            self._gate.wait()
+        count = state["count"] + lengths[:, None]
+        return {"y": count[:, None], "lengths": (lengths > 0).long()}, {"count": count}
+
+
+def sound(session: str, chunks: int, *, loud: bool = False) -> NewRecord:
+    """A record of so many chunks, loud at its end or not at all."""
+    samples = np.full(chunks * CHUNK, 1000, np.int16)
+    samples[-1] = 32_000 if loud else 1000
+    return audio_record("a", samples, RATE_HZ, session=session, seq=0, sample_index=0, time_ms=1000)
+
+
+async def committed_beside(bench: Serving, log: WatchedLog) -> None:
+    """Wait for a commit of another partition, which needs no engine."""
+    seen = len(log.commits)
+    await bench.feed([NewRecord(b"b", b"odd", [("content-type", b"nonsense")])], 1)
+    await log.until(lambda: any(commit.partition.partition == 1 and commit.offset for commit in log.commits[seen:]))
+
+
+async def test_nor_does_one_that_dies_in_the_middle_of_the_new_sessions_first_record() -> None:
+    """In deterministic mode a long record takes many calls, and commits go on between them."""
+    gate = Gate()
+    engine = EngineOptions(max_batch=1, slots=2, deterministic=True, device="cpu")
+    bench = Serving(
+        MemoryLog(),
+        lambda: HeldAtLoud(gate),
+        options_of(2, commit=SELDOM_SAVED, engine=engine),
+        decoder=AudioDecoder(rate_hz=RATE_HZ, channels=1),
+    )
+    await bench.create_topics()
+    log = WatchedLog(BrokenLog(bench.log, atomic=True))
+    dying = asyncio.create_task(bench.worker(log).run())
+    await committed_beside(bench, log)
+    await bench.feed([sound("one", 1), sound("two", 3, loud=True)])
+    assert await asyncio.to_thread(gate.began.wait, 10)
+    await log.until(lambda: any(commit.partition.partition == 0 and commit.offset == 1 for commit in log.commits))
+    for _ in range(2):  # rounds of commits, each of which could end the mark
+        await committed_beside(bench, log)
+    assert not gate.gave_up
+    dying.cancel()
+    gate.release.set()
+    await asyncio.wait([dying])
+    await bench.feed([sound("one", 1)])
+    await bench.serve(BrokenLog(bench.log, atomic=True))
+    letters = [m.body for m in await bench.said() if isinstance(m.body, DeadLetter)]
+    assert [letter.offset for letter in letters if letter.partition == 0] == [2]

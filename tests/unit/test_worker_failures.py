@@ -113,6 +113,17 @@ async def test_a_record_with_a_giant_key_does_not_block_its_partition(tmp_path: 
     assert len(answers(await bench.said())) == 1
 
 
+async def test_a_stream_cannot_take_the_name_of_what_the_worker_keeps_for_itself() -> None:
+    """A saved state of a stream called like the replay floor would be read as the floor."""
+    bench = Serving(MemoryLog(), RunningSum)
+    await bench.create_topics()
+    await bench.feed([event("\x00floor", 1), event("a", 2)])
+    await bench.serve()
+    (letter,) = (m.body for m in await bench.said() if isinstance(m.body, DeadLetter))
+    assert "zero byte" in letter.reason
+    assert answers(await bench.said()) == {"input/0/1/prediction/0": 2.0}
+
+
 async def test_the_event_loop_goes_on_while_a_step_is_held() -> None:
     """Promise 7: a hundred turns of the loop pass while the model is in the middle of a step."""
     gate = Gate()
