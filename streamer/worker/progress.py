@@ -172,6 +172,7 @@ class Progress:
         self.timeline.forget(floor)
         floors = self._floors(floor)
         if n == self.committed and not outputs and not copies and not dead and not floors:
+            self._release(n)
             return None
         commit = Commit(
             partition=self.partition,

@@ -126,7 +126,7 @@ def test_a_model_that_is_no_module_has_no_bf16_form() -> None:
 
 
 def test_a_model_that_cannot_be_stepped_in_bfloat16_is_refused_at_once_and_not_by_every_record() -> None:
-    with pytest.raises(ValueError, match="TinyGru cannot be stepped in bfloat16 .* use dtype float32"):
+    with pytest.raises(ValueError, match=r"TinyGru cannot be stepped in bfloat16 .* use dtype float32"):
         Engine(TinyGru(channels=2), EngineOptions(device="cpu", dtype="bfloat16"))
 
 
