@@ -18,7 +18,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import TopicPartition as ClientPartition
-from aiokafka.errors import KafkaError, NodeNotReadyError
+from aiokafka.errors import IllegalOperation, KafkaError, NodeNotReadyError, ProducerClosed
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -27,6 +27,7 @@ from aiokafka.protocol.transaction import (
 )
 
 from streamer.errors import Fenced
+from streamer.log.base import Committed
 from streamer.log.kafka_calm import calm
 from streamer.log.kafka_connection import KafkaOptions, translating
 from streamer.log.kafka_publish import Prepared, look_at, stop_producer
@@ -97,8 +98,19 @@ class Transactions:
         producer = self._producers.get(name)
         if producer is None:
             raise Fenced(f"{name} went to another member: drop its state")
+        try:
+            await self._transact(producer, name, Committed(offset, metadata), appends)
+        except (IllegalOperation, AssertionError) as error:
+            if not producer._sender.sender_task.done():
+                raise
+            # It ended between two calls, and the later one says no more than that it does not fit its state.
+            raise ProducerClosed from error
+
+    async def _transact(
+        self, producer: AIOKafkaProducer, name: TopicPartition, at: Committed, appends: Sequence[Prepared]
+    ) -> None:
         await producer.begin_transaction()
-        await producer.send_offsets_to_transaction({ClientPartition(*name): (offset, metadata)}, self._group)
+        await producer.send_offsets_to_transaction({ClientPartition(*name): (at.offset, at.metadata)}, self._group)
         sent = []
         for append in appends:
             topic, partition = append.partition

@@ -99,8 +99,9 @@ class MemoryGroup:
         return partition in member.positions and partition not in self._revocations and partition not in member.paused
 
     def check_owner(self, member: Member, partition: TopicPartition) -> None:
-        """Raises Fenced."""
-        if not self.owns(member, partition):
+        """Raises Fenced, also where the partition went away and came back and `member` has not read so."""
+        again = any(isinstance(event, Assigned) and partition in event.partitions for event in member.events)
+        if again or not self.owns(member, partition):
             raise Fenced(
                 f"group {self.name!r} has given {partition} to another member (generation {self.generation}): "
                 "drop its state; it comes back with an Assigned event"

@@ -343,14 +343,18 @@ class Session:
             if not commits:
                 return
             started = time.perf_counter()
-            await self._write([commit for _, commit in commits])
-            gone = [(mark.stream, mark.position) for progress, _ in commits for mark in progress.settle()]
+            written = await self._patiently("commit", partial(self._write, commits))
+            gone = [(mark.stream, mark.position) for progress in written for mark in progress.settle()]
             self._commit_ms.observe((time.perf_counter() - started) * 1000)
             if gone:
                 await self._in(self._engine_thread, lambda: self._stepper.table.forget_marks(gone))
 
-    async def _write(self, commits: Sequence[Commit]) -> None:
-        await self._patiently("commit", partial(self._consumer.commit, commits))
+    async def _write(self, commits: Sequence[tuple[Progress, Commit]]) -> list[Progress]:
+        """Those whose books are still open: of a partition that was lost and came back others may have answered all."""
+        ours = [(book, commit) for book, commit in commits if self._progress.get(book.partition) is book]
+        if ours:
+            await self._consumer.commit([commit for _, commit in ours])
+        return [book for book, _ in ours]
 
     async def _patiently(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until it works, for as long as a log that is away is waited for. Raises LogUnavailable after that."""
