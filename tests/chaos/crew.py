@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from streamer.log.kafka_connection import Delivery
 from streamer.options import PipelineOptions
 from tests.chaos.history import Mode, served
 from tests.chaos.mistakes import Mistake
@@ -84,12 +85,13 @@ class Crew:
         planted: Mistake | None = None,
         request_timeout_s: float = 20.0,
         clock: Path | None = None,
+        delivery: Delivery = "exactly_once",
     ) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.chaos.template"])
         self._bootstrap, self._pipelines, self._folder = bootstrap, pipelines, folder
         self._mode, self._planted = mode, planted
-        self._request_timeout_s, self._clock = request_timeout_s, clock
+        self._request_timeout_s, self._clock, self._delivery = request_timeout_s, clock, delivery
         self._started = 0
         self.workers: list[Worker] = []
         self.failures: list[str] = []
@@ -108,6 +110,7 @@ class Crew:
             self._planted,
             self._request_timeout_s,
             self._clock,
+            self._delivery,
         )
         theirs, ours = self._context.Pipe(duplex=False)
         process = self._context.Process(target=serve, args=(duty, theirs))

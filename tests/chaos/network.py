@@ -20,12 +20,15 @@ Kind = Literal[
     "ends of transactions answered late",
     "requests of transactions late, their connections cut",
 ]
-KINDS: Sequence[Kind] = (
+PLAIN: Sequence[Kind] = (
     "connections cut",
     "connections slowed",
     "nothing passes",
     "nothing comes back",
     "nothing goes out",
+)
+KINDS: Sequence[Kind] = (
+    *PLAIN,
     "ends of transactions answered late",
     "requests of transactions late, their connections cut",
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from streamer.log.kafka_connection import Delivery
 from streamer.testing.kafka_broker import KafkaBroker
 from streamer.testing.kafka_cluster import KafkaCluster
 from tests.chaos import brokers, network, one_file, poison
@@ -113,18 +114,19 @@ def _before_the_end(outputs: Sequence[Output], last: Mapping[str, str]) -> list[
     return [output for output in outputs if not output.header("ce_id").startswith(last[output.header("ce_subject")])]
 
 
-def mixed(order: Order) -> Outcome:
+def mixed(delivery: Delivery, order: Order) -> Outcome:
     """All that may befall workers and one broker, in one run and in any order."""
     shift = _clock(order)
     with behind(order.folder / "broker") as place:
-        return _played("mixed", order, place, partial(_any_of_them, place, shift, whole(order)), shift)
+        return _played("mixed", order, place, partial(_any_of_them, place, shift, whole(order)), shift, delivery)
 
 
 def _any_of_them(place: Behind, shift: Shift, long: bool, stage: Stage) -> None:
     falls = brokers.KINDS if long else stage.draw.sample(brokers.KINDS, 1)
     own: list[Callable[[], None]] = [partial(come_or_go, stage), partial(jump, stage, shift), partial(kill_one, stage)]
     acts = own * (3 if long else 1)
-    acts += [partial(network.strike, stage, place.proxy, kind, 4.0 if long else 0.7) for kind in network.KINDS]
+    kinds = network.KINDS if stage.delivery == "exactly_once" else network.PLAIN
+    acts += [partial(network.strike, stage, place.proxy, kind, 4.0 if long else 0.7) for kind in kinds]
     acts += [partial(brokers.strike, stage, place.broker, kind, 8.0 if long else 1.0) for kind in falls]
     turns = 0
     while turns < len(acts) or not stage.over:
@@ -175,11 +177,18 @@ def _clock(order: Order) -> Shift:
     return Shift(order.folder / "clock", new=True)
 
 
-def _played(name: str, order: Order, around: Around, act: Act, shift: Shift | None = None) -> Outcome:
+def _played(
+    name: str,
+    order: Order,
+    around: Around,
+    act: Act,
+    shift: Shift | None = None,
+    delivery: Delivery = "exactly_once",
+) -> Outcome:
     given, seconds = fed(order), part(order, SECONDS[name], LEAST_S)
     expected = uninterrupted(order.shared, given)
     clock = None if shift is None else shift.path
-    stage = Stage(around, given, order.folder, seed=order.seed, seconds=seconds, clock=clock)
+    stage = Stage(around, given, order.folder, seed=order.seed, seconds=seconds, clock=clock, delivery=delivery)
     found, wrong = perform(stage, act)
     return _over(order, compared(stage, expected, found, wrong), seconds)
 
@@ -190,14 +199,21 @@ def _over(order: Order, rows: Sequence[Row], seconds: float) -> Outcome:
     return Outcome(rows, seconds)
 
 
-OUTAGES: Sequence[Scenario] = (
-    Scenario("brokers", restarted),
-    Scenario("network", disturbed),
-    Scenario("cluster", bereft),
-    Scenario("joins", joins),
-    Scenario("clocks", clocks),
-    Scenario("early-ends", early_ends),
-    Scenario("mixed", mixed),
-    Scenario("poison", poisoned),
-    Scenario("one-file", over_one_file),
-)
+def _in_time(play: Callable[[Order], Outcome], order: Order) -> Outcome:
+    """Nothing is begun for which there is no time left."""
+    return play(order) if order.seconds >= LEAST_S else Outcome([], 0.0, finished=False)
+
+
+PLAYS: Mapping[str, Callable[[Order], Outcome]] = {
+    "brokers": restarted,
+    "network": disturbed,
+    "cluster": bereft,
+    "joins": joins,
+    "clocks": clocks,
+    "early-ends": early_ends,
+    "mixed": partial(mixed, "exactly_once"),
+    "mixed-at-least-once": partial(mixed, "at_least_once"),
+    "poison": poisoned,
+    "one-file": over_one_file,
+}
+OUTAGES: Sequence[Scenario] = [Scenario(name, partial(_in_time, play)) for name, play in PLAYS.items()]

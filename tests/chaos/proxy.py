@@ -26,6 +26,7 @@ class Asks(IntEnum):
     """Kafka's numbers of requests (https://kafka.apache.org/protocol#protocol_api_keys). BEGIN: InitProducerId."""
 
     PRODUCE = 0
+    METADATA = 3
     BEGIN = 22
     ADD_PARTITIONS = 24
     ADD_OFFSETS = 25

@@ -21,7 +21,7 @@ import torch
 import streamer
 from models.bundle import load as load_bundle
 from streamer.errors import LogUnavailable
-from streamer.log.kafka_connection import KafkaOptions
+from streamer.log.kafka_connection import Delivery, KafkaOptions
 from streamer.observe.process import tune_for_serving
 from streamer.options import PipelineOptions
 from streamer.settings import MemorySettings, Settings
@@ -40,7 +40,7 @@ _PR_SET_PDEATHSIG = 1
 class Duty(NamedTuple):
     """What a worker is to do. board: the file it says its phase on; said: where its log goes; planted: a mistake.
 
-    clock: the file by which its wall clock is off.
+    clock: the file by which its wall clock is off. delivery: of its commits, unless a mistake says otherwise.
     """
 
     bootstrap: str
@@ -50,6 +50,7 @@ class Duty(NamedTuple):
     planted: Mistake | None
     request_timeout_s: float
     clock: Path | None
+    delivery: Delivery
 
 
 def serve(duty: Duty, alive: Connection) -> None:
@@ -85,7 +86,7 @@ async def _serve(duty: Duty, alive: Connection) -> None:
         heartbeat_interval_s=0.5,
         rebalance_timeout_s=10.0,
         request_timeout_s=duty.request_timeout_s,
-        delivery=DELIVERY.get(duty.planted, "exactly_once"),
+        delivery=DELIVERY.get(duty.planted, duty.delivery),
     )
     settings = Settings(
         application=APPLICATION, log=MemorySettings(kind="memory"), pipelines=dict(duty.pipelines), feeds=[]

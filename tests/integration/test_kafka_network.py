@@ -94,6 +94,23 @@ async def test_a_request_of_one_transaction_that_arrives_amid_the_next_changes_n
     assert committed.offset == 3
 
 
+async def test_a_producer_that_ends_between_two_batches_of_a_transaction_is_replaced(
+    place: Behind, owner: Owner
+) -> None:
+    other = TopicPartition(f"{owner.output.topic}-too", 0)
+    async with KafkaLog(KafkaOptions(bootstrap_servers=place.direct)) as log:
+        await log.create_topics([TopicSpec(other.topic, 1)])
+    await owner.answer(1)
+    outputs = [Append(*name, [NewRecord(b"k", b"2")]) for name in (owner.output, other)]
+    commit = Commit(owner.input, 2, outputs=outputs)
+    place.proxy.set(Faults(late=frozenset({Asks.ADD_PARTITIONS}), late_s=0.1, late_times=1))
+    with pytest.raises(LogUnavailable):  # while the client asks where the other topic is, its first batch is refused
+        await owner.consumer.commit([commit])
+    await owner.consumer.commit([commit])
+    assert await said(place, owner) == [b"1", b"2"]
+    assert await said(place, owner._replace(output=other)) == [b"2"]
+
+
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 async def test_what_was_closed_before_the_group_dropped_its_member_is_refused_when_the_partition_is_back(
     place: Behind, delivery: Delivery
