@@ -11,9 +11,11 @@ PORT ?= 9092
 # Of `make chaos`: HISTORY=sensors, speech or both; SEED makes a run again, CHAOS=--resume goes on with it.
 KILLS ?= 500
 HISTORY ?= both
+# Of `make soak`: how long, and more arguments (SOAK=--help).
+SOAK_MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types kafka bench chaos gpu clean
+.PHONY: help setup demo test lint types kafka bench chaos soak gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +61,9 @@ bench: setup ## the reference workloads and their rivals, as a table
 
 chaos: setup ## workers killed while they serve, over a real Kafka: is every output there once? KILLS, HISTORY, SEED
 	$(BIN)/python -m tests.chaos --kills $(KILLS) --history $(HISTORY) $(if $(SEED),--seed $(SEED)) $(CHAOS)
+
+soak: setup ## 200 live streams for an hour, over a real Kafka: does anything grow, is anything lost? SOAK_MINUTES
+	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(SOAK)
 
 gpu: ## everything that needs a GPU, in at most 8 minutes, with this machine's own torch where it has one
 	@if python3 -c 'import torch' 2>/dev/null; then python3 -m streamer.bench.gpu; \
