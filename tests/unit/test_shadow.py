@@ -237,10 +237,11 @@ async def test_on_kafka_neither_fences_the_other_and_the_topics_tell_how_far_the
         async with app(log, doubled(), prefix) as serving, asyncio.timeout(100):
             application = serving.settings.application
             sides = Sides(application, PIPELINE, *topics.parts_of(application, PIPELINE, options(prefix)))
+            await serving.drained()  # both have begun: a shadow begins where the live model has come to
             await feed(log, [1, 2, 3, 4, 5, 6], prefix)
             await serving.drained()
             figures = await agreement_so_far(log, sides)
-            while figures.predictions.live < 6:  # nobody waits for a shadow, and it may join later than the live one
+            while figures.predictions.live < 6:  # in transactions it is seen a moment later what is committed
                 figures = await agreement_so_far(log, sides)
         assert serving.shadows()[PIPELINE].failure == ""
         live, shadow = [numbers(await said(log, f"{p}{prefix}predictions")) for p in ("", "shadow.")]
