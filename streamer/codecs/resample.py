@@ -86,8 +86,8 @@ class Resampler:
         return ResamplerState(np.zeros(self._width, np.float32), 0, 0)
 
     def can_be_in(self, state: ResamplerState) -> bool:
-        """Whether a state has as many samples in it as its counts say for these rates."""
-        if self._identity or min(state.consumed, state.produced) < 0:
+        """Whether a state has as many samples in it as its counts say for these rates, all of them numbers."""
+        if self._identity or min(state.consumed, state.produced) < 0 or not np.isfinite(state.history).all():
             return False
         first = state.produced * self._down // self._up - self._width
         due = max(0, -(-(state.consumed - self._width) * self._up // self._down))

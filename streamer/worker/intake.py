@@ -86,7 +86,7 @@ class Intake:
         partition = batch.partition.partition
         items: list[Item] = []
         refused: list[Pending] = []
-        latest: dict[str, tuple[Decoded, list[tuple[Record, Decoded]]]] = {}
+        latest: dict[str, tuple[Record, Decoded, list[tuple[Record, Decoded]]]] = {}
         for record, decoded in zip(batch.records, self._decoder.decode(batch.records), strict=True):
             key = record.key
             if key is not None and len(key) > MAX_KEY_BYTES:
@@ -98,11 +98,11 @@ class Intake:
                 continue
             name = decoded.stream
             run = latest.get(name)
-            if run is not None and self._joins(*run, decoded):
-                run[1].append((record, decoded))
+            if run is not None and run[0].key == key and self._joins(run[1], run[2], decoded):
+                run[2].append((record, decoded))
             else:
                 later: list[tuple[Record, Decoded]] = []
-                latest[name] = decoded, later
+                latest[name] = record, decoded, later
                 items.append(Item(StreamKey(partition, name), record, decoded, "", later))
         return Intaken(items, refused)
 

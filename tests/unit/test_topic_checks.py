@@ -193,6 +193,6 @@ class LateLog(PassingLog):
 async def test_warnings_are_said_at_start(caplog: pytest.LogCaptureFixture) -> None:
     log = MemoryLog()
     await ensure(log, *specs_of(options_of(2)))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="streamer"):
         await ensure(LateLog(log), *specs_of(options_of(2)))
     assert "is compacted late" in caplog.text
