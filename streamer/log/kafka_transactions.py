@@ -110,6 +110,7 @@ class Transactions:
         self, producer: AIOKafkaProducer, name: TopicPartition, at: Committed, appends: Sequence[Prepared]
     ) -> None:
         await producer.begin_transaction()
+        producer._txn_manager._transaction_waiter.add_done_callback(look_at)
         await producer.send_offsets_to_transaction({ClientPartition(*name): (at.offset, at.metadata)}, self._group)
         sent = []
         for append in appends:

@@ -100,21 +100,25 @@ class Lifecycle:
         version.residence.leave(key, stream)
         version.outbox.event(result, stream, record, "reset", record.timestamp_ms, n=int(failed), reason=reason)
 
-    def end(self, key: StreamKey, stream: Stream, reason: str, result: CallResult) -> None:
+    def end(
+        self, key: StreamKey, stream: Stream, reason: str, result: CallResult, *, before: int | None = None
+    ) -> None:
         """Say what is left to say, announce the end under the last record's id, and leave a mark.
 
-        Records that were refused or dropped may have moved the position beyond the last one stepped: what is said
-        here waits for it, so that N never lies between a decision and its mark (rule 2).
+        before: the offset of the record that ends it and begins another; the mark stands there, so that it stays until
+        that one's state is saved. Records that were refused or dropped may have moved the position beyond the last one
+        stepped: what is said here waits for it, so that N never lies between a decision and its mark (rule 2).
         """
         part = result[stream.partition]
-        before = len(part.outputs)
+        position = stream.position if before is None else before
+        said_before = len(part.outputs)
         last = Record(self._topic, stream.partition, stream.last_offset, stream.last_ms, stream.key, None, ())
         version = stream.version
         version.outbox.say(result, last, renamed(version.task.finish(stream), "end"))
         version.outbox.event(result, stream, last, "ended", stream.last_ms, reason=reason)
-        part.outputs[before:] = [replace(said, offset=stream.position - 1) for said in part.outputs[before:]]
+        part.outputs[said_before:] = [replace(said, offset=position - 1) for said in part.outputs[said_before:]]
         self._table.remove(key)
-        part.copies.append(self._table.leave_mark(key, Mark(stream.position, ended_sessions(stream))))
+        part.copies.append(self._table.leave_mark(key, Mark(position, ended_sessions(stream))))
 
     def pass_over(self, key: StreamKey, item: Item, result: CallResult) -> None:
         """Skip to live: the record is not fed; what it would have said is a marked gap and a reset."""

@@ -168,7 +168,7 @@ class Progress:
         floor = self._floor_after(copies, n)
         # One that lives again needs its mark until its own state takes the place: a re-run begins it with the mark.
         alive_again = self._stepped.keys() | {c.stream.id for c in copies}
-        dead = [c for name, c in self._marks.items() if c.position <= floor and name not in alive_again]
+        dead = [c for name, c in self._marks.items() if c.position < floor and name not in alive_again]
         self.timeline.forget(floor)
         floors = self._floors(floor)
         if n == self.committed and not outputs and not copies and not dead and not floors:

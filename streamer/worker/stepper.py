@@ -148,7 +148,7 @@ class Stepper:
             return self._admit(item, result)
         verdict = judge(stream, decoded, self._options)
         if verdict.ends:
-            self._life.end(key, stream, verdict.ends, result)
+            self._life.end(key, stream, verdict.ends, result, before=record.offset)
             return self._admit(item, result)
         if verdict.refused or verdict.dropped:
             if verdict.refused:
@@ -165,7 +165,8 @@ class Stepper:
     def _change_version(self, item: Item, stream: Stream, verdict: Verdict, result: CallResult) -> bool:
         """The record is the first that the stream's next version steps."""
         if not self._life.change_version(item.key, stream, item.record, result):
-            self._life.end(item.key, stream, "another version of the model cannot go on with it", result)
+            reason = "another version of the model cannot go on with it"
+            self._life.end(item.key, stream, reason, result, before=item.record.offset)
             return self._admit(item, result)
         if verdict is not STEP:
             self._life.interrupt(item.key, stream, item, verdict, result)

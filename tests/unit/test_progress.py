@@ -143,6 +143,7 @@ def test_finished_batches_are_not_in_flight_even_while_re_running() -> None:
 
 
 def test_a_mark_becomes_a_tombstone_only_when_the_floor_has_passed_it() -> None:
+    """Beyond it: the record where the mark stands may begin the next stream of that key."""
     book = progress()
     delivered(book, [0, 1])
     step(book, "slow", 0)
@@ -156,9 +157,13 @@ def test_a_mark_becomes_a_tombstone_only_when_the_floor_has_passed_it() -> None:
     book.apply(PartitionResult(copies=[copy("slow", 1)]))
     second = book.close()
     assert second is not None
-    assert floor_in(second) == 2
-    assert keys_in(second.states) == [(b"slow", b"state")]
-    assert keys_in(second.tombstones) == [(b"gone", None)]
+    assert (floor_in(second), keys_in(second.states), second.tombstones) == (2, [(b"slow", b"state")], [])
+    assert book.settle() == []
+    delivered(book, [2])
+    book.apply(PartitionResult(finished=[2]))
+    third = book.close()
+    assert third is not None
+    assert (floor_in(third), keys_in(third.tombstones)) == (3, [(b"gone", None)])
     assert [mark.stream.id for mark in book.settle()] == ["gone"]
     assert book.close() is None
 

@@ -14,12 +14,14 @@ from streamer.codecs.audio import AudioDecoder, audio_record
 from streamer.codecs.messages import DeadLetter, StreamEvent
 from streamer.log.memory import MemoryLog
 from streamer.options import CommitOptions, EngineOptions
-from streamer.records import NewRecord
+from streamer.records import NewRecord, Record, TopicPartition
 from streamer.testing.broken_log import BrokenLog
 from streamer.testing.faults import Gate
 from streamer.testing.models import RunningSum
-from streamer.testing.serving import Serving, event, options_of
+from streamer.testing.serving import INPUT, Serving, event, options_of
 from streamer.testing.watched_log import WatchedLog
+from streamer.worker.progress import Progress
+from streamer.worker.results import Copy, PartitionResult, StreamKey
 
 SELDOM_SAVED = CommitOptions(commit_interval_ms=1, snapshot_interval_ms=60_000)
 
@@ -116,3 +118,19 @@ async def test_nor_does_one_that_dies_in_the_middle_of_the_new_sessions_first_re
     await bench.serve(BrokenLog(bench.log, atomic=True))
     letters = [m.body for m in await bench.said() if isinstance(m.body, DeadLetter)]
     assert [letter.offset for letter in letters if letter.partition == 0] == [2]
+
+
+def test_a_mark_that_stands_where_a_re_run_begins_is_there_until_the_re_run_is_beyond_it() -> None:
+    """The record at its place may begin the next session's stream, and has not been stepped yet."""
+    place = TopicPartition(INPUT, 0)
+    book = Progress(place, changelog="log", topic_of=lambda role: role, committed=1, position=1, written_floor=0)
+    book.restored_mark(Copy(StreamKey(0, "a"), b"a", 1, b"mark", False))
+    first = book.close()
+    assert first is not None
+    assert (first.offset, first.tombstones) == (1, [])
+    book.settle()
+    book.deliver([Record(INPUT, 0, 1, 0, b"b", b"odd", ())], 2)
+    book.apply(PartitionResult(finished=[1]))  # a dead letter of another stream
+    beyond = book.close()
+    assert beyond is not None
+    assert [record.key for append in beyond.tombstones for record in append.records] == [b"a"]
