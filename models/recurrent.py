@@ -7,6 +7,9 @@ State never advances over padding and a row never feels its neighbours. Two ways
 - `masked`: every frame steps all rows, and rows past their end keep their state by `where`. The shapes depend on the
   padded size alone and nothing is read on the host: for CUDA graphs and for deterministic mode.
 
+On a CPU `nn.LSTM` lays its weights out anew in every call, which costs more than a step of a few rows. Small LSTM
+batches and `masked` ones therefore go frame by frame through weights that were laid out once (`models.packed`).
+
 Shape legend: B rows, F frames of the longest row, I input features, L layers, H hidden units.
 """
 
@@ -18,9 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import State
+from models.packed import PackedLstm
 
 Cell = Literal["lstm", "gru"]
 Ragged = Literal["auto", "segments", "masked"]
+KERNELS = 2
+"""Goes up when the same weights and input give other bits than before, so that no saved state goes on as if exact."""
+PACKED_ROWS = 64
+"""Up to so many rows the packed frames are quicker than `nn.LSTM` on a CPU, equal lengths or not (docs/log.md)."""
 
 
 class RecurrentStack(nn.Module):
@@ -44,6 +52,7 @@ class RecurrentStack(nn.Module):
         self.rnn = kind(inputs, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.cell, self.hidden, self.layers = cell, hidden, layers
         self.ragged = ragged
+        self._packed = PackedLstm()
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -69,8 +78,13 @@ class RecurrentStack(nn.Module):
         mode = self.ragged
         if mode == "auto":
             mode = "masked" if x.is_cuda else "segments"
+        x = x.to(self.weight.dtype)
+        small = mode == "masked" or len(x) <= PACKED_ROWS
+        if small and isinstance(self.rnn, nn.LSTM) and self._packed.fits(self.rnn):
+            out, h, c = self._packed.run(self.rnn, x, lengths, state["h"], state["c"])
+            return out, {"h": h, "c": c}
         run = self._masked if mode == "masked" else self._segments
-        return run(x.to(self.weight.dtype), lengths, {name: state[name] for name in self.leaves})
+        return run(x, lengths, {name: state[name] for name in self.leaves})
 
     def dense(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """All rows over all frames, for equal lengths: (B, F, I) to (B, F, H)."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.contract import Outputs, State, StreamModel
-from models.recurrent import RecurrentStack
+from models.recurrent import KERNELS, RecurrentStack
 from streamer.errors import StreamerError
 from streamer.options import EngineOptions
 from streamer.worker.graphs import CudaRecorder, Graphs, Recorder, Stepped
@@ -98,7 +98,8 @@ class Engine:
             if self.device.type == "cuda"
             else torch.backends.cpu.get_cpu_capability()
         )
-        return f"torch={torch.__version__} {where} {self.options.dtype} {shape} threads={self._threads}"
+        ours = f"{self.options.dtype} {shape} threads={self._threads} kernels={KERNELS}"
+        return f"torch={torch.__version__} {where} {ours}"
 
     def step(self, slots: NDArray[np.int64], chunks: Sequence[Samples]) -> StepResult:
         """Advance streams by one chunk each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import pytest
@@ -11,15 +12,33 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.contract import State
-from models.recurrent import Cell, Ragged, RecurrentStack
+from models.packed import PackedLstm
+from models.recurrent import Cell, RecurrentStack
 
-MODES = pytest.mark.parametrize("mode", ["segments", "masked"])
+Mode = Literal["segments", "masked", "packed"]
+MODES = pytest.mark.parametrize("mode", ["segments", "masked", "packed"])
 CELLS = pytest.mark.parametrize("cell", ["lstm", "gru"])
 
 
-def stack(cell: Cell = "lstm", mode: Ragged = "segments") -> RecurrentStack:
+class Stack(RecurrentStack):
+    """With gradients `nn.LSTM` is called, without them an LSTM goes frame by frame through packed weights."""
+
+    def __init__(self, cell: Cell, mode: Mode) -> None:
+        super().__init__(5, 7, 2, cell, ragged="segments" if mode == "packed" else mode)
+        self.mode = mode
+
+    def forward(self, x: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
+        with torch.set_grad_enabled(self.mode != "packed"):
+            if isinstance(self.rnn, nn.LSTM):
+                assert PackedLstm.fits(self.rnn) == (self.mode == "packed")
+            return super().forward(x, lengths, state)
+
+
+def stack(cell: Cell = "lstm", mode: Mode = "segments") -> Stack:
     torch.manual_seed(0)
-    return RecurrentStack(5, 7, 2, cell, ragged=mode).eval().requires_grad_(False)
+    model = Stack(cell, mode)
+    model.eval().requires_grad_(False)
+    return model
 
 
 def frames(rows: int, count: int, seed: int = 0) -> Tensor:
@@ -37,11 +56,11 @@ def alone(model: RecurrentStack, x: Tensor) -> tuple[Tensor, State]:
 @CELLS
 @settings(deadline=None, max_examples=25)
 @given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=5))
-def test_every_ragged_row_equals_plain_torch_on_that_row_alone(mode: Ragged, cell: Cell, lengths: list[int]) -> None:
+def test_every_ragged_row_equals_plain_torch_on_that_row_alone(mode: Mode, cell: Cell, lengths: list[int]) -> None:
     model = stack(cell, mode)
     x = frames(len(lengths), max(lengths))
     for row, length in enumerate(lengths):
-        x[row, length:] = float("nan") if mode == "segments" else 1e6
+        x[row, length:] = 1e6 if mode == "masked" else float("nan")
     out, state = model(x, torch.tensor(lengths), model.init_state(len(lengths)))
     for row, length in enumerate(lengths):
         assert torch.equal(out[row, length:], torch.zeros_like(out[row, length:]))
@@ -55,7 +74,7 @@ def test_every_ragged_row_equals_plain_torch_on_that_row_alone(mode: Ragged, cel
 @MODES
 @settings(deadline=None, max_examples=25)
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=6))
-def test_any_chunking_equals_the_whole_signal(mode: Literal["segments", "masked"], sizes: list[int]) -> None:
+def test_any_chunking_equals_the_whole_signal(mode: Mode, sizes: list[int]) -> None:
     model = stack("lstm", mode)
     x = frames(1, max(1, sum(sizes)))[:, : sum(sizes)]
     state, parts, start = model.init_state(1), [], 0
@@ -71,7 +90,7 @@ def test_any_chunking_equals_the_whole_signal(mode: Literal["segments", "masked"
 
 @MODES
 @CELLS
-def test_a_row_without_frames_keeps_its_state_bit_for_bit(mode: Ragged, cell: Cell) -> None:
+def test_a_row_without_frames_keeps_its_state_bit_for_bit(mode: Mode, cell: Cell) -> None:
     model = stack(cell, mode)
     _, before = model(frames(3, 4), torch.tensor([4, 4, 4]), model.init_state(3))
     _, after = model(frames(3, 4, seed=1), torch.tensor([4, 0, 2]), before)
@@ -82,21 +101,47 @@ def test_a_row_without_frames_keeps_its_state_bit_for_bit(mode: Ragged, cell: Ce
 
 @MODES
 @pytest.mark.parametrize("lengths", [[3, 3], [3, 1]])
-def test_a_step_leaves_the_given_state_as_it_was(mode: Ragged, lengths: list[int]) -> None:
+def test_a_step_leaves_the_given_state_as_it_was(mode: Mode, lengths: list[int]) -> None:
     model = stack("lstm", mode)
     state = model.init_state(2)
     model(frames(2, 3), torch.tensor(lengths), state)
     assert all(torch.equal(leaf, torch.zeros_like(leaf)) for leaf in state.values())
 
 
-def test_in_bfloat16_the_state_leaves_stay_float32_and_the_output_stays_near() -> None:
-    exact, rough = stack(), stack().to(torch.bfloat16)
+@MODES
+def test_in_bfloat16_the_state_leaves_stay_float32_and_the_output_stays_near(mode: Mode) -> None:
+    exact, rough = stack(), stack("lstm", mode).to(torch.bfloat16)
     x, lengths = frames(2, 6), torch.tensor([6, 4])
     out, state = rough(x, lengths, rough.init_state(2))
     expected, _ = exact(x, lengths, exact.init_state(2))
     assert out.dtype == torch.bfloat16
     assert {leaf.dtype for leaf in state.values()} == {torch.float32}
     torch.testing.assert_close(out.float(), expected, atol=0.05, rtol=0)
+
+
+def test_weights_that_change_are_packed_anew() -> None:
+    model, other = stack("lstm", "packed"), stack("lstm", "packed")
+    x, lengths = frames(2, 3), torch.tensor([3, 2])
+    first, _ = model(x, lengths, model.init_state(2))
+    for weight in other.parameters():
+        weight.mul_(0.5)
+    model.load_state_dict(other.state_dict())
+    second, _ = model(x, lengths, model.init_state(2))
+    expected, _ = other(x, lengths, other.init_state(2))
+    assert torch.equal(second, expected)
+    assert not torch.equal(second, first)
+
+
+def test_a_copy_packs_its_own_weights() -> None:
+    model = stack("lstm", "packed")
+    x, lengths = frames(2, 3), torch.tensor([3, 2])
+    before, _ = model(x, lengths, model.init_state(2))
+    changed = copy.deepcopy(model)
+    for weight in changed.parameters():
+        weight.zero_()
+    silent, _ = changed(x, lengths, changed.init_state(2))
+    assert torch.equal(silent, torch.zeros_like(silent))
+    assert torch.equal(model(x, lengths, model.init_state(2))[0], before)
 
 
 def test_leaves_are_batch_first_and_flat() -> None:
