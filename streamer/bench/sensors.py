@@ -40,7 +40,7 @@ class Load:
 
 
 QUICK = Load(records=40_000, rounds=2, partitions=(4,), quix_records=4_000)
-FULL = Load(records=200_000, rounds=5, partitions=(4, 32), quix_records=20_000)
+FULL = Load(records=600_000, rounds=3, partitions=(4, 32), quix_records=20_000)
 
 
 def w3(bootstrap: str, load: Load) -> list[Row]:
@@ -67,7 +67,8 @@ class _Runs:
 async def _measure(bootstrap: str, load: Load, partitions: int) -> list[Row]:
     source, bare = f"w3-{partitions}-{os.getpid()}", f"w3-bare-{partitions}-{os.getpid()}"
     most = min(os.cpu_count() or 1, partitions)
-    ways: list[tuple[Delivery, int]] = [("at_least_once", 1), ("at_least_once", most), ("exactly_once", most)]
+    counts = sorted({1, most})
+    ways: list[tuple[Delivery, int]] = [(way, count) for way in ("at_least_once", "exactly_once") for count in counts]
     runs = _Runs({way: [] for way in ways})
     events = sensor_job.events(partitions, load.records)
     async with KafkaLog(KafkaOptions(bootstrap_servers=bootstrap)) as log:
@@ -83,11 +84,11 @@ async def _measure(bootstrap: str, load: Load, partitions: int) -> list[Row]:
                 runs.lags_s += run.lags_s
             runs.sends.append(await kafka_rivals.send_loop(bootstrap, source, bare, answers))
             runs.batches.append(await kafka_rivals.batch_loop(bootstrap, source, bare, answers))
-    rows = _rows(load, f"W3 sensors, {partitions} partitions", runs, most)
+    rows = _rows(load, f"W3 sensors, {partitions} partitions", runs)
     return [*rows, await _quix_row(bootstrap, source, load, runs.ours["at_least_once", 1])]
 
 
-def _rows(load: Load, what: str, runs: _Runs, most: int) -> list[Row]:
+def _rows(load: Load, what: str, runs: _Runs) -> list[Row]:
     size = len(sensor_job.event(0, 0, np.zeros(len(sensor_job.COLUMNS)) - 0.1234))
     note = f"{load.records:,} events of about {size} bytes, {sensor_job.DEVICES:,} devices, one machine"
     rows = []
@@ -96,7 +97,7 @@ def _rows(load: Load, what: str, runs: _Runs, most: int) -> list[Row]:
         rows.append(_against(name, ours, "bare aiokafka send() loop", runs.sends, BARE_REACH, note))
         rows.append(_against(name, ours, "bare send_batch() loop", runs.batches, None, "the client's limit"))
         if delivery == "exactly_once":
-            less = runs.ours["at_least_once", most]
+            less = runs.ours["at_least_once", workers]
             rows.append(_against(name, ours, "at least once", less, EXACTLY_REACH, "a transaction a partition"))
     late_ms = 1000 * np.quantile(runs.lags_s, [0.5, 0.99])
     return [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ import numpy as np
 from models.bundle import load as load_bundle
 from models.contract import ModelError
 from streamer.bench.kafka_echo import echoing
-from streamer.bench.rows import Row, skipped
+from streamer.bench.rows import Row, median_ratio, skipped
 from streamer.bench.sensors import tuned_for_serving
 from streamer.bench.speech import CHUNK_S, CHUNK_SAMPLES, Audio, recordings
 from streamer.codecs.audio import AudioDecoder
@@ -44,15 +45,17 @@ ANSWER_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """speakers: at once; longest_s: how long each speaks at least; alone: how many are also transcribed alone."""
+    """speakers: at once; longest_s: how long each speaks at least; alone: how many are also transcribed alone;
+    rounds: how often W4 and its rival take turns, after one round that warms the broker up."""
 
     speakers: int
     longest_s: float
     alone: int
+    rounds: int
 
 
-QUICK = Size(speakers=8, longest_s=4.0, alone=1)
-FULL = Size(speakers=64, longest_s=20.0, alone=64)
+QUICK = Size(speakers=8, longest_s=4.0, alone=1, rounds=1)
+FULL = Size(speakers=64, longest_s=20.0, alone=64, rounds=3)
 
 
 @dataclass(slots=True)
@@ -108,41 +111,61 @@ def latency(bootstrap: str, size: Size) -> list[Row]:
         return [skipped(name, "ms", str(error))]
     signals, what = recordings(size.speakers)
     signals = _at_length(signals, int(size.longest_s * 16_000))
+    spoken = {_name(i): one for i, one in enumerate(signals)}
     with tuned_for_serving():
-        ours, echo = asyncio.run(_measure_latency(bootstrap, {_name(i): one for i, one in enumerate(signals)}))
-    ours_ms, echo_ms = (1000 * float(np.quantile(late, 0.99)) - COMMIT_MS for late in (ours, echo))
-    note = f"p50 {1000 * np.median(ours) - COMMIT_MS:.0f} ms, the echo's {1000 * np.median(echo) - COMMIT_MS:.0f} ms; "
-    note += f"commit interval of {COMMIT_MS} ms taken off; {what} at real-time pace, {os.cpu_count()} cores"
+        ours, echo = asyncio.run(_measure_latency(bootstrap, spoken, size.rounds))
+    ours_ms, echo_ms = _less_interval(ours, 0.99), _less_interval(echo, 0.99)
+    value_ms, ratio = statistics.median(ours_ms), median_ratio(ours_ms, echo_ms)
+    middle = statistics.median(_less_interval(ours, 0.5)), statistics.median(_less_interval(echo, 0.5))
+    note = f"p50 {middle[0]:.0f} ms, the echo's {middle[1]:.0f} ms; commit interval of {COMMIT_MS} ms taken off; "
+    note += f"rounds {', '.join(f'{a:.0f}/{b:.0f}' for a, b in zip(ours_ms, echo_ms, strict=True))} ms; "
+    note += f"{what} at real-time pace, {os.cpu_count()} cores"
     return [
         Row(
             f"{name}: chunk end to committed, p99",
-            ours_ms,
+            value_ms,
             "ms",
             "a transactional echo",
-            echo_ms,
+            value_ms / ratio,
             LATENCY_REACH,
             "lower",
             note,
         ),
-        Row(f"{name}: p99 in itself", ours_ms, "ms", reach=LATENCY_REACH_MS, better="lower"),
+        Row(f"{name}: p99 in itself", value_ms, "ms", reach=LATENCY_REACH_MS, better="lower"),
     ]
 
 
-async def _measure_latency(bootstrap: str, signals: dict[str, Audio]) -> tuple[list[float], list[float]]:
-    run = f"latency-{os.getpid()}"
+def _less_interval(rounds: Sequence[Sequence[float]], quantile: float) -> list[float]:
+    """Milliseconds of each round, less the commit interval."""
+    return [1000 * float(np.quantile(late_s, quantile)) - COMMIT_MS for late_s in rounds]
+
+
+async def _measure_latency(
+    bootstrap: str, signals: dict[str, Audio], rounds: int
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Seconds from a chunk's end to its answer, of each round: the worker's and the echo's."""
+    ours: list[list[float]] = []
+    echo: list[list[float]] = []
     async with KafkaLog(KafkaOptions(bootstrap_servers=bootstrap, delivery="exactly_once")) as log:
-        heard = await _serve(log, run, signals, paced=True, deterministic=False)
-        source, target = f"{run}.echo", f"{run}.echoed"
-        await log.create_topics([TopicSpec(source, PARTITIONS), TopicSpec(target, PARTITIONS)])
-        due_s: dict[tuple[int, int], float] = {}
-        late_s: list[float] = []
-        async with echoing(bootstrap, source, target, PARTITIONS, COMMIT_MS / 1000):
-            listening = asyncio.create_task(_listen_to_echo(log, target, due_s, late_s))
-            await _feed(log, source, signals, due_s, paced=True)
-            listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
-    return heard.late_s, late_s
+        for number in range(rounds + 1):
+            run = f"latency-{os.getpid()}-{number}"
+            ours.append((await _serve(log, run, signals, paced=True, deterministic=False)).late_s)
+            echo.append(await _echoed(log, bootstrap, run, signals))
+    return ours[1:], echo[1:]
+
+
+async def _echoed(log: Log, bootstrap: str, run: str, signals: dict[str, Audio]) -> list[float]:
+    source, target = f"{run}.echo", f"{run}.echoed"
+    await log.create_topics([TopicSpec(source, PARTITIONS), TopicSpec(target, PARTITIONS)])
+    due_s: dict[tuple[int, int], float] = {}
+    late_s: list[float] = []
+    async with echoing(bootstrap, source, target, PARTITIONS, COMMIT_MS / 1000):
+        listening = asyncio.create_task(_listen_to_echo(log, target, due_s, late_s))
+        await _feed(log, source, signals, due_s, paced=True)
+        listening.cancel()
+        with suppress(asyncio.CancelledError):
+            await listening
+    return late_s
 
 
 async def _listen_to_echo(log: Log, target: str, due_s: dict[tuple[int, int], float], late_s: list[float]) -> None:

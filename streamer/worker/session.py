@@ -35,6 +35,8 @@ READ_TIMEOUT_S = 0.2
 DRAIN_S = 2.0
 """What a revoked or stopping partition may spend on finishing what it began; the rest is the next owner's re-run."""
 CHANGE_LOOK_S = 0.1
+INTERVALS_WHEN_BEHIND = 5
+"""While more waits than a call takes, a transaction costs records and brings nobody an answer much sooner."""
 HEADERS_AT_ONCE, STATES_AT_ONCE = 1024, 32
 """A restore takes the engine's thread for so many at a time: some milliseconds."""
 
@@ -330,9 +332,13 @@ class Session:
     # ------------------------------------------------------------------ committing
 
     async def _commit(self) -> None:
+        """Every interval; more seldom while full calls wait, for then it is not commits that answers wait for."""
         interval_s = self._options.commit.commit_interval_ms / 1000
         while True:
-            await asyncio.sleep(interval_s)
+            for _ in range(INTERVALS_WHEN_BEHIND):
+                await asyncio.sleep(interval_s)
+                if len(self._batcher) <= self._batcher.max_streams:
+                    break
             await self._commit_once(frozenset(self._progress))
 
     async def _commit_once(self, partitions: frozenset[TopicPartition]) -> None:
