@@ -101,10 +101,11 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitOptions:
-    """When results become durable. commit_interval_ms is what a subscriber waits (up to five times that while the worker
-    is behind), snapshot_interval_ms what a restart re-runs at most; snapshot_bytes_per_s staggers the snapshots; compress_states keeps states compressed that shrink by
-    a tenth (a quarter of the bytes of speech for 0.3 ms of the engine's thread a state; networks' own numbers hardly
-    shrink); max_inflight_bytes bounds what is read and not yet committed (partitions are paused above it); wait_s is how long a lost log is waited for before giving up.
+    """When results become durable. commit_interval_ms is what a subscriber waits (up to five times that while the
+    worker is behind), snapshot_interval_ms what a restart re-runs at most; snapshot_bytes_per_s staggers the snapshots;
+    compress_states keeps states compressed that shrink by a tenth (a quarter of the bytes of speech for 0.3 ms of the
+    engine's thread a state; networks' own numbers hardly shrink); max_inflight_bytes bounds what is read and not yet
+    committed (partitions are paused above it); wait_s is how long a lost log is waited for before giving up.
     keep_snapshots_s: for how long every saved state is also kept in a topic of its own, so that a stream can be
     rewound to it (None: not at all). standby: keep the saved states of partitions that other workers own at hand, so
     that taking one over reads only what is new; it costs the memory of all of them."""
