@@ -30,6 +30,11 @@ class Batcher(Generic[K, T]):
         """Items waiting."""
         return self._waiting
 
+    @property
+    def behind(self) -> bool:
+        """Whether more items wait than a call has rows."""
+        return self._waiting > self.max_streams
+
     def add(self, stream: K, item: T) -> None:
         """Put an item behind its stream's others."""
         queue = self._queues.get(stream)

@@ -337,7 +337,7 @@ class Session:
         while True:
             for _ in range(INTERVALS_WHEN_BEHIND):
                 await asyncio.sleep(interval_s)
-                if len(self._batcher) <= self._batcher.max_streams:
+                if not self._batcher.behind:
                     break
             await self._commit_once(frozenset(self._progress))
 

@@ -54,6 +54,7 @@ class Norms(NamedTuple):
 
 def sample(app: App, began_s: float) -> dict[str, float]:
     """Everything now. Called on the event loop, while the engine's threads go on."""
+    gc.collect()  # a process that serves collects so seldom that what is already garbage would look like growth
     objects = gc.get_objects()
     parts, count = Parts(objects), len(objects)
     del objects

@@ -55,3 +55,14 @@ def test_an_item_that_was_begun_comes_before_its_streams_others_and_after_the_st
     batcher.put_back(stream, begun)
     assert [batcher.next() for _ in range(3)] == [[("long", [0])], [("other", [0])], [("long", [1])]]
     assert len(batcher) == 0
+
+
+def test_it_is_behind_while_more_waits_than_a_call_has_rows() -> None:
+    batcher: Batcher[str, int] = Batcher(2, 1)
+    behind = []
+    for n in range(4):
+        batcher.add("abcd"[n], n)
+        behind.append(batcher.behind)
+    assert behind == [False, False, True, True]
+    batcher.next()
+    assert not batcher.behind
