@@ -80,7 +80,7 @@ def _one(draw: random.Random, beside: Fed, number: int) -> Fed:
     value, headers = draw.choice(_EVENTS if beside.topic == "sensors" else _SOUNDS)
     key = draw.choice([beside.key, beside.key, beside.key + b"\xff", b"k" * 5_000])
     if number < MOST_TOO_LARGE:
-        key, value, headers = beside.key, draw.randbytes(TOO_LARGE_BYTES), ()
+        key, value, headers = beside.key, draw.randbytes(TOO_LARGE_BYTES), (("content-type", b"application/json"),)
     elif draw.random() < 0.2:
         value, headers = draw.randbytes(draw.randrange(1, 400)) + b"\xff", (("content-type", b"application/json"),)
     mark = ("poison", str(number).encode())
