@@ -27,11 +27,15 @@ class _Layer(NamedTuple):
 
 
 class PackedLstm:
-    """Runs an `nn.LSTM` for inference. Keeps its packed weights until its weights are others; copies start empty."""
+    """Runs an `nn.LSTM` for inference. Keeps its packed weights until its weights are others; copies start empty.
+
+    What is written into weights through `.data` or NumPy is not seen: torch counts no version of it.
+    """
 
     def __init__(self) -> None:
         self._layers: list[_Layer] = []
-        self._of: tuple[tuple[int, int], ...] = ()
+        self._of: list[tuple[int, int]] = []
+        self._held: list[Tensor] = []  # while they are held no other weights can lie at their addresses
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedLstm:
         return PackedLstm()
@@ -75,10 +79,10 @@ class PackedLstm:
 
     def _packed(self, rnn: nn.LSTM) -> list[_Layer]:
         weights = [getattr(rnn, name) for names in rnn._all_weights for name in names]
-        of = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        of = [(weight.data_ptr(), weight._version) for weight in weights]
         if of != self._of:
             self._layers = [_pack(*weights[start : start + 4]) for start in range(0, len(weights), 4)]
-            self._of = of
+            self._of, self._held = of, [weight.detach() for weight in weights]
         return self._layers
 
 

@@ -6,6 +6,7 @@ columns loses speed and nothing else. Knows no log, no codec, no model.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Generic, TypeVar, overload
@@ -57,8 +58,9 @@ class _Columns(Sequence[R], Generic[R]):
         start, end = self.starts[row, index], self.ends[row, index]
         return None if end < start else self.data[start:end].tobytes()
 
+    @abstractmethod
     def _record(self, index: int) -> R:
-        raise NotImplementedError
+        """The record at 0 <= index < n."""
 
 
 class RecordColumns(_Columns[Record]):

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTITIONS = 4
 KEPT_BYTES = 64 * 1024 * 1024
 """Of a partition of Kafka, but for changelogs; of an SQLite file what was appended in the last `Plan.kept_s`."""
+SNAPSHOT_MS, LEAST_SNAPSHOT_MS = 3_000, 200
 ENDS_S, ANSWER_S, SETTLED_S = 60.0, 120.0, 3.0
 """What the process may take to leave; how long nothing may move while something is left; and when nothing is."""
 _LOOK_S = 0.5
@@ -74,8 +75,12 @@ class Result(NamedTuple):
 
 
 def pipelines(plan: Plan) -> dict[str, PipelineOptions]:
-    """Speech and sensors; slots for three quarters of the streams, so that states go to the host and come back."""
-    commit = CommitOptions(commit_interval_ms=50, snapshot_interval_ms=3_000, max_inflight_bytes=16_000_000)
+    """Speech and sensors; slots for three quarters of the streams, so that states go to the host and come back.
+
+    Shorter lives are saved as often in a life: a mark waits until everything before it is saved.
+    """
+    snapshot_ms = max(LEAST_SNAPSHOT_MS, int(plan.life * SNAPSHOT_MS))
+    commit = CommitOptions(commit_interval_ms=50, snapshot_interval_ms=snapshot_ms, max_inflight_bytes=16_000_000)
     found = {}
     for name, model, streams in (
         ("speech", "speech-en", plan.speakers),

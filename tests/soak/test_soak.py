@@ -157,6 +157,6 @@ def test_a_short_run_loses_nothing_and_holds_on_to_nothing(tmp_path: Path) -> No
     streams = plan.speakers + plan.machines
     ended = [told.ended for told in result.told.values()]
     assert sum(ended) > streams, "no stream ended often enough to show whether anything of it is left"
-    # A stream that has ended leaves a mark until everything before it is saved: of those of a snapshot interval.
-    assert found["marks_table"].most <= sum(ended) / 2
-    assert found["changelog_table"].most <= streams + sum(ended) / 2
+    # A stream has a state and perhaps a mark, a visitor that has left a mark until everything before it is saved.
+    assert found["marks_table"].most <= 2 * streams
+    assert found["changelog_table"].most <= 4 * streams

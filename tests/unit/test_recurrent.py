@@ -132,6 +132,17 @@ def test_weights_that_change_are_packed_anew() -> None:
     assert not torch.equal(second, first)
 
 
+def test_weights_that_went_to_bfloat16_and_back_are_packed_anew() -> None:
+    """They may lie again where they lay before, rounded."""
+    model = stack("lstm", "packed")
+    x, lengths = frames(2, 3), torch.tensor([3, 2])
+    model(x, lengths, model.init_state(2))
+    model.to(torch.bfloat16).to(torch.float32)
+    rounded, _ = model(x, lengths, model.init_state(2))
+    fresh, _ = copy.deepcopy(model)(x, lengths, model.init_state(2))
+    assert torch.equal(rounded, fresh)
+
+
 def test_a_copy_packs_its_own_weights() -> None:
     model = stack("lstm", "packed")
     x, lengths = frames(2, 3), torch.tensor([3, 2])
