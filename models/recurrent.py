@@ -28,7 +28,7 @@ Ragged = Literal["auto", "segments", "masked"]
 KERNELS = 2
 """Goes up when the same weights and input give other bits than before, so that no saved state goes on as if exact."""
 PACKED_ROWS = 64
-"""Up to so many rows packed frames are quicker than `nn.LSTM` on a CPU; at 64 in bf16 the two are even (docs/log.md)."""
+"""Up to so many rows packed frames are quicker than `nn.LSTM` on a CPU; at 64 in bf16 both are even (docs/log.md)."""
 
 
 class RecurrentStack(nn.Module):
