@@ -143,6 +143,16 @@ def test_weights_that_went_to_bfloat16_and_back_are_packed_anew() -> None:
     assert torch.equal(rounded, fresh)
 
 
+def test_packed_weights_give_the_same_bits_at_the_first_call_and_when_torch_has_compiled_it() -> None:
+    model = stack(mode="packed")
+    x, lengths = frames(3, 4), torch.tensor([4, 2, 3])
+    first, state = model(x, lengths, model.init_state(3))
+    for _ in range(20):
+        again, state_again = model(x, lengths, model.init_state(3))
+        assert torch.equal(first, again)
+        assert all(torch.equal(state[name], state_again[name]) for name in state)
+
+
 def test_a_copy_packs_its_own_weights() -> None:
     model = stack("lstm", "packed")
     x, lengths = frames(2, 3), torch.tensor([3, 2])
