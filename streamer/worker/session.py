@@ -25,6 +25,7 @@ from streamer.worker.patience import RETRY_S, patiently
 from streamer.worker.progress import Progress
 from streamer.worker.recovery import Recovery
 from streamer.worker.results import CallResult, PartitionResult, StreamKey
+from streamer.worker.rhythm import until_commit_s
 from streamer.worker.saving import Saving
 from streamer.worker.stepper import Stepper
 from streamer.worker.warming import Warming
@@ -35,8 +36,6 @@ READ_TIMEOUT_S = 0.2
 DRAIN_S = 2.0
 """What a revoked or stopping partition may spend on finishing what it began; the rest is the next owner's re-run."""
 CHANGE_LOOK_S = 0.1
-INTERVALS_WHEN_BEHIND = 5
-"""While more waits than a call takes, a transaction costs records and brings nobody an answer much sooner."""
 HEADERS_AT_ONCE, STATES_AT_ONCE = 1024, 32
 """A restore takes the engine's thread for so many at a time: some milliseconds."""
 
@@ -332,14 +331,15 @@ class Session:
     # ------------------------------------------------------------------ committing
 
     async def _commit(self) -> None:
-        """Every interval; more seldom while full calls wait, for then it is not commits that answers wait for."""
+        """Every interval, more seldom while the worker is behind; who has caught up is noticed within an interval."""
         interval_s = self._options.commit.commit_interval_ms / 1000
         while True:
-            for _ in range(INTERVALS_WHEN_BEHIND):
-                await asyncio.sleep(interval_s)
-                if not self._batcher.behind:
-                    break
+            began_s = time.monotonic()
             await self._commit_once(frozenset(self._progress))
+            took_s = since_s = time.monotonic() - began_s
+            while wait_s := until_commit_s(since_s, took_s, interval_s, behind=self._batcher.behind):
+                await asyncio.sleep(min(wait_s, interval_s))
+                since_s = time.monotonic() - began_s
 
     async def _commit_once(self, partitions: frozenset[TopicPartition]) -> None:
         """Publish and commit what is due of these partitions, waiting for a log that is away for up to `wait_s`."""

@@ -1,0 +1,16 @@
+"""When the next commit is due. Pure: no clock of its own."""
+
+from __future__ import annotations
+
+INTERVALS_WHEN_BEHIND = 5
+"""While more waits than a call takes, a transaction costs records and brings nobody an answer much sooner."""
+
+
+def until_commit_s(since_s: float, took_s: float, interval_s: float, *, behind: bool) -> float:
+    """Seconds until the next commit, `since_s` after the last one began, which took `took_s`; 0 when it is due.
+
+    From one beginning to the next it is an interval, but at least twice what a commit takes: a slow log does not make
+    answers wait for its slowness and for an interval, nor is the worker busy with nothing but commits. Five intervals
+    while it is behind.
+    """
+    return max(0.0, interval_s * (INTERVALS_WHEN_BEHIND if behind else 1) - since_s, 2 * took_s - since_s)

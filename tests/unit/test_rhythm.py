@@ -1,0 +1,25 @@
+"""When the next commit is due."""
+
+import pytest
+
+from streamer.worker.rhythm import until_commit_s
+
+
+def test_a_commit_begins_an_interval_after_the_last_one_began() -> None:
+    assert until_commit_s(0.03, 0.03, 0.1, behind=False) == pytest.approx(0.07)
+    assert until_commit_s(0.1, 0.03, 0.1, behind=False) == 0.0
+
+
+def test_commits_take_half_of_the_time_at_most() -> None:
+    assert until_commit_s(0.25, 0.25, 0.1, behind=False) == pytest.approx(0.25)
+    assert until_commit_s(0.5, 0.25, 0.1, behind=False) == 0.0
+
+
+def test_a_worker_that_is_behind_commits_a_fifth_as_often() -> None:
+    assert until_commit_s(0.1, 0.02, 0.1, behind=True) == pytest.approx(0.4)
+    assert until_commit_s(0.5, 0.02, 0.1, behind=True) == 0.0
+
+
+def test_a_worker_that_has_caught_up_commits_at_once_if_an_interval_has_passed() -> None:
+    assert until_commit_s(0.15, 0.02, 0.1, behind=True) > 0.0
+    assert until_commit_s(0.15, 0.02, 0.1, behind=False) == 0.0
