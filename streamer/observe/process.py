@@ -11,7 +11,7 @@ import ctypes
 import gc
 import sys
 
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0002
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
 _KEPT_BYTES = 512 << 20
@@ -23,7 +23,7 @@ def tune_for_serving() -> None:
     """Leave what is there now out of all later collections, make them rare, and hand the interpreter over sooner."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(200_000, 20, 100)
+    gc.set_threshold(50_000, 20, 100)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed_memory()
 
