@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import State
+from models.scripted import scripted
 
 _FLOOR = 1e-6  # -82 dBFS of white noise: below it lies the quantisation noise of 16-bit recordings
 
@@ -113,37 +114,39 @@ class LogMel(nn.Module):
         x: (B, T, 1) PCM in [-1, 1]; lengths: (B,) int64, valid samples per row; state: as of `init_state`.
         Returns frames (B, F, S * M) float32 with zeros in the padding, their count per row (B,) int64, the new state.
         """
-        kept, pending = state["samples"], state["pending"]
-        capacity, given = kept.shape[1], x.shape[1]
-        signal = torch.cat([kept, x[..., 0].to(kept.dtype)], dim=1)  # (B, capacity + T)
-        total = pending + lengths
-        counts = torch.where(total < self.window, 0, (total - self.window).div(self.hop, rounding_mode="floor") + 1)
-        frames = max(0, (capacity + given - self.window) // self.hop + 1)
-        new_state = {
-            "samples": signal.gather(1, _positions(capacity, x) + lengths[:, None]),
-            "pending": total - counts * self.hop,
-        }
-        if frames == 0:
-            return signal.new_zeros(x.shape[0], 0, self.features), counts, new_state
-        mel = self.log_mel(_unused(signal, capacity - pending, total, (frames - 1) * self.hop + self.window))
-        stacked = self.normalise(mel).reshape(x.shape[0], frames, self.features)
-        valid = torch.arange(frames, device=x.device) < counts[:, None]
-        return torch.where(valid[..., None], stacked, 0.0), counts, new_state
+        frames, counts, samples, pending = _frames(
+            x,
+            lengths,
+            state["samples"],
+            state["pending"],
+            self.window,
+            self.hop,
+            self.window_samples,
+            self.hop_samples,
+            self.window_function,
+            self.filters,
+            self.mean,
+            self.std,
+        )
+        return frames, counts, {"samples": samples, "pending": pending}
 
     def log_mel(self, signal: Tensor) -> Tensor:
         """Log-mel energies of every whole analysis window, not stacked or normalised: (B, N) to (B, windows, M)."""
-        windows = signal.unfold(1, self.window_samples, self.hop_samples) * self.window_function
-        spectrum = torch.fft.rfft(windows, n=self.fft_size)
-        power = spectrum.real.square() + spectrum.imag.square()
-        return torch.log(power @ self.filters + _FLOOR)
-
-    def normalise(self, mel: Tensor) -> Tensor:
-        """Fixed shift and scale per band, (..., M)."""
-        return (mel - self.mean) / self.std
+        return _log_mel(signal, self.window_samples, self.hop_samples, self.window_function, self.filters)
 
 
-def _positions(count: int, x: Tensor) -> Tensor:
-    return torch.arange(count, device=x.device).expand(x.shape[0], count)
+def _log_mel(
+    signal: Tensor,
+    window_samples: int,
+    hop_samples: int,
+    window_function: Tensor,
+    filters: Tensor,
+    floor: float = _FLOOR,
+) -> Tensor:
+    windows = signal.unfold(1, window_samples, hop_samples) * window_function
+    spectrum = torch.fft.rfft(windows, n=2 * (filters.shape[0] - 1))
+    power = torch.real(spectrum).square() + torch.imag(spectrum).square()
+    return torch.log(power @ filters + floor)
 
 
 def _unused(signal: Tensor, start: Tensor, total: Tensor, needed: int) -> Tensor:
@@ -152,3 +155,36 @@ def _unused(signal: Tensor, start: Tensor, total: Tensor, needed: int) -> Tensor
     index = (start[:, None] + steps).clamp(max=signal.shape[1] - 1)
     # `where` and not a product: what stands in the padding may be NaN.
     return torch.where(steps < total[:, None], signal.gather(1, index), 0.0)
+
+
+@scripted
+def _frames(
+    x: Tensor,
+    lengths: Tensor,
+    kept: Tensor,
+    pending: Tensor,
+    window: int,
+    hop: int,
+    window_samples: int,
+    hop_samples: int,
+    window_function: Tensor,
+    filters: Tensor,
+    mean: Tensor,
+    std: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Frames, their counts and the new `samples` and `pending` (`LogMel.forward`)."""
+    rows, capacity, given = x.shape[0], kept.shape[1], x.shape[1]
+    features = hop // hop_samples * filters.shape[1]
+    signal = torch.cat([kept, x[..., 0].to(kept.dtype)], dim=1)  # (B, capacity + T)
+    total = pending + lengths
+    counts = torch.where(total < window, 0, (total - window).div(hop, rounding_mode="floor") + 1)
+    frames = max(0, (capacity + given - window) // hop + 1)
+    last = torch.arange(capacity, device=x.device).expand(rows, capacity) + lengths[:, None]
+    new_samples, new_pending = signal.gather(1, last), total - counts * hop
+    if frames == 0:
+        return signal.new_zeros([rows, 0, features]), counts, new_samples, new_pending
+    unused = _unused(signal, capacity - pending, total, (frames - 1) * hop + window)
+    mel = (_log_mel(unused, window_samples, hop_samples, window_function, filters) - mean) / std
+    stacked = mel.reshape(rows, frames, features)
+    valid = torch.arange(frames, device=x.device) < counts[:, None]
+    return torch.where(valid[..., None], stacked, 0.0), counts, new_samples, new_pending

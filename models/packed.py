@@ -10,15 +10,13 @@ Shape legend: B rows, F frames of the longest row, I input features, L layers, H
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from models.scripted import scripted
+
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -71,13 +69,13 @@ class PackedLstm:
         """
         layers = self._packed(rnn)
         return _run_stack(
-            [layer.inputs for layer in layers],
-            [layer.recurrent for layer in layers],
-            [layer.bias for layer in layers],
             x,
             lengths,
             h,
             c,
+            [layer.inputs for layer in layers],
+            [layer.recurrent for layer in layers],
+            [layer.bias for layer in layers],
         )
 
     def _packed(self, rnn: nn.LSTM) -> list[_Layer]:
@@ -94,27 +92,15 @@ def _pack(inputs: Tensor, recurrent: Tensor, input_bias: Tensor, recurrent_bias:
     return _Layer(pack(inputs.detach()), pack(recurrent.detach()), (input_bias + recurrent_bias).detach())
 
 
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function as one call of torch's interpreter, which Python's lock is released for once.
-
-    As Python it would let go of the lock and wait for it again at each of its operations, behind every other thread
-    that wants it: with a busy event loop beside it a step of 9 cells lasted 110 ms for 8 (docs/log.md).
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch names no other way that does without a C++ compiler
-        compiled: Callable[P, R] = torch.jit.script(function)
-    return compiled
-
-
-@_compiled
+@scripted
 def _run_stack(
-    inputs: list[Tensor],
-    recurrent: list[Tensor],
-    biases: list[Tensor],
     x: Tensor,
     lengths: Tensor,
     h: Tensor,
     c: Tensor,
+    inputs: list[Tensor],
+    recurrent: list[Tensor],
+    biases: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All layers over all frames, with the packed weights of each (`PackedLstm.run`)."""
     rows, frames = x.shape[0], x.shape[1]

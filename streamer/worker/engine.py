@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.contract import Outputs, State, StreamModel
 from models.recurrent import KERNELS, RecurrentStack
+from models.scripted import scripted
 from streamer.errors import StreamerError
 from streamer.options import EngineOptions
 from streamer.worker.graphs import CudaRecorder, Graphs, Recorder, Stepped
@@ -225,25 +226,26 @@ def finite_rows(state: State, outputs: Outputs) -> Tensor:
 
     Outputs may hold infinities on purpose (log-probabilities of impossible labels); a state may not.
     """
-    checks = [_is_finite(leaf) for leaf in state.values() if _counts(leaf)]
-    checks += [~torch.isnan(_by_row(leaf).amax(1)) for leaf in outputs.values() if _counts(leaf)]
-    if not checks:
+    states = [leaf for leaf in state.values() if _counts(leaf)]
+    said = [leaf for leaf in outputs.values() if _counts(leaf)]
+    if not states and not said:
         return torch.ones_like(outputs["lengths"], dtype=torch.bool)
-    return torch.stack(checks).all(0) if len(checks) > 1 else checks[0]
+    return _finite_rows((states or said)[0], states, said)
 
 
-def _is_finite(leaf: Tensor) -> Tensor:
-    """(B,) bool by the largest and the smallest value, which NaN passes through: no temporary as large as the leaf.
+@scripted
+def _finite_rows(any_leaf: Tensor, states: list[Tensor], said: list[Tensor]) -> Tensor:
+    """By the largest and the smallest value, which NaN passes through: no temporary as large as a leaf.
 
     On a CPU 20 times faster than `isfinite(leaf).all(1)` and 10 times faster than the maximum norm.
     """
-    rows = _by_row(leaf)
-    return torch.isfinite(rows.amax(1)) & torch.isfinite(rows.amin(1))
-
-
-def _by_row(leaf: Tensor) -> Tensor:
-    """(B, ...) as (B, N)."""
-    return leaf.reshape(leaf.shape[0], -1)
+    ok = torch.ones(any_leaf.shape[0], dtype=torch.bool, device=any_leaf.device)
+    for leaf in states:
+        rows = leaf.reshape(leaf.shape[0], -1)
+        ok = ok & torch.isfinite(rows.amax(1)) & torch.isfinite(rows.amin(1))
+    for leaf in said:
+        ok = ok & ~torch.isnan(leaf.reshape(leaf.shape[0], -1).amax(1))
+    return ok
 
 
 def _counts(leaf: Tensor) -> bool:

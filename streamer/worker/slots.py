@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.contract import State, StreamModel
+from models.scripted import scripted
 
 HostState = dict[str, NDArray[np.generic]]
 """One stream's state off the device: leaf name to an array without batch dimension."""
@@ -65,13 +66,11 @@ class SlotPool:
 
     def gather(self, rows: Tensor) -> State:
         """A copy of rows, as a batch. rows: (B,) int64."""
-        return {name: leaf.index_select(0, rows) for name, leaf in self._leaves.items()}
+        return dict(zip(self._leaves, _gather(rows, list(self._leaves.values())), strict=True))
 
     def scatter(self, rows: Tensor, state: State, ok: Tensor) -> None:
         """Write back the rows for which `ok` (B,) is true; the others keep what they had."""
-        target = torch.where(ok, rows, self.spill_row)
-        for name, leaf in self._leaves.items():
-            leaf.index_copy_(0, target, state[name].to(leaf.dtype))
+        _scatter(ok, rows, self.spill_row, list(self._leaves.values()), [state[name] for name in self._leaves])
 
     def read(self, slots: NDArray[np.int64]) -> list[HostState]:
         """The state of slots on the host, in one copy a leaf."""
@@ -89,6 +88,18 @@ class SlotPool:
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Name to (dtype, shape) of one stream's leaves as `read` gives them: what a saved state must match."""
         return {name: (str(_to_numpy(leaf).dtype), tuple(leaf.shape[1:])) for name, leaf in self._fresh.items()}
+
+
+@scripted
+def _gather(rows: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    return [leaf.index_select(0, rows) for leaf in leaves]
+
+
+@scripted
+def _scatter(ok: Tensor, rows: Tensor, spill_row: int, leaves: list[Tensor], new: list[Tensor]) -> None:
+    target = torch.where(ok, rows, spill_row)
+    for leaf, kept in zip(leaves, new):  # noqa: B905 - TorchScript's zip has no `strict`
+        leaf.index_copy_(0, target, kept.to(leaf.dtype))
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:
