@@ -250,6 +250,9 @@ class _Checked(msgspec.Struct):
 
 
 _CHECKED = _Checked.__struct_fields__
+msgspec.json.Decoder(_Checked)
+"""msgspec 0.22 learns the fields when it is first asked to; two threads that ask at once, as the engines of two
+pipelines do, crash the process."""
 
 
 def _leaves_of(leaves: Any, layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> HostState | None:
