@@ -29,11 +29,15 @@ _PARTS = (StreamTable, Progress, Version, Batcher)
 
 
 class Parts:
-    """The worker's parts that live now, found by the collector of garbage: also those that nobody should hold."""
+    """The worker's parts that live now, found by the collector of garbage: also those that nobody should hold.
 
-    def __init__(self, objects: Sequence[object]) -> None:
+    Asked for what refers to their classes, as each does. A list of all objects would hold tuples that other threads
+    are building, and `tuple` cannot finish one that somebody else holds (SystemError).
+    """
+
+    def __init__(self) -> None:
         self._found: dict[type, list[Any]] = defaultdict(list)
-        for thing in objects:
+        for thing in gc.get_referrers(*_PARTS):
             if type(thing) in _PARTS:
                 self._found[type(thing)].append(thing)
 
@@ -55,9 +59,7 @@ class Norms(NamedTuple):
 def sample(app: App, began_s: float) -> dict[str, float]:
     """Everything now. Called on the event loop, while the engine's threads go on."""
     gc.collect()  # a process that serves collects so seldom that what is already garbage would look like growth
-    objects = gc.get_objects()
-    parts, count = Parts(objects), len(objects)
-    del objects
+    parts, count = Parts(), _objects()
     found = {"seconds": time.monotonic() - began_s, "answered": 0.0, **_process()}
     found |= {"objects": float(count), "parts": float(len(parts))}
     for name, status in app.status().items():
@@ -66,6 +68,14 @@ def sample(app: App, began_s: float) -> dict[str, float]:
         found[f"{name}.lag"] = status.lag_records
         found[f"{name}.step_ms_p99"] = status.step_ms_p99
     return found | _tables(parts)
+
+
+def _objects() -> int:
+    """How many there are that the collector looks after, counted without a hold on any."""
+    gc.freeze()
+    count = gc.get_freeze_count()
+    gc.unfreeze()
+    return count
 
 
 def _process() -> dict[str, float]:
