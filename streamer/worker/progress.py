@@ -147,6 +147,11 @@ class Progress:
         return not waits and not self.unfinished and self.watermark == self.committed
 
     @property
+    def quiet(self) -> bool:
+        """Whether the next commit would only move offsets: nobody waits for it."""
+        return not (self._outputs or self._copies or self._closing)
+
+    @property
     def oldest_unread_ms(self) -> int | None:
         """Timestamp of the oldest batch that was read and not committed, None when there is none."""
         return self._sizes[0][2] if self._sizes else None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from streamer.errors import LogUnavailable
@@ -25,7 +26,7 @@ from streamer.worker.patience import RETRY_S, patiently
 from streamer.worker.progress import Progress
 from streamer.worker.recovery import Recovery
 from streamer.worker.results import CallResult, PartitionResult, StreamKey
-from streamer.worker.rhythm import until_commit_s
+from streamer.worker.rhythm import has_turn, until_commit_s
 from streamer.worker.saving import Saving
 from streamer.worker.stepper import Stepper
 from streamer.worker.warming import Warming
@@ -331,11 +332,15 @@ class Session:
     # ------------------------------------------------------------------ committing
 
     async def _commit(self) -> None:
-        """Every interval, more seldom while the worker is behind; who has caught up is noticed within an interval."""
+        """Every interval, more seldom while the worker is behind; who has caught up is noticed within an interval.
+
+        Partitions that have nothing to publish have a turn every few commits.
+        """
         interval_s = self._options.commit.commit_interval_ms / 1000
-        while True:
+        for number in count():
             began_s = time.monotonic()
-            await self._commit_once(frozenset(self._progress))
+            turns = {p: has_turn(number, quiet=b.quiet, awaited=self._paused) for p, b in self._progress.items()}
+            await self._commit_once(frozenset(p for p, turn in turns.items() if turn))
             took_s = since_s = time.monotonic() - began_s
             while wait_s := until_commit_s(since_s, took_s, interval_s, behind=self._batcher.behind):
                 await asyncio.sleep(min(wait_s, interval_s))

@@ -87,6 +87,22 @@ def test_a_closed_commit_stays_the_same_until_it_is_settled() -> None:
     assert later.offset == 2
 
 
+def test_a_partition_is_quiet_while_its_next_commit_would_only_move_offsets() -> None:
+    book = progress()
+    delivered(book, [0, 1, 2])
+    book.apply(PartitionResult(finished=[0], stepped=[("a", 0)]))
+    seen = [book.quiet]
+    step(book, "a", 1)
+    seen.append(book.quiet)  # an output waits
+    book.close()
+    seen.append(book.quiet)  # what is closed is not settled
+    book.settle()
+    seen.append(book.quiet)
+    book.apply(PartitionResult(copies=[copy("a", 2)]))
+    seen.append(book.quiet)  # a state waits
+    assert seen == [True, False, False, True, False]
+
+
 def test_the_floor_is_the_lowest_offset_that_no_saved_state_contains() -> None:
     book = progress()
     delivered(book, [0, 1, 2])

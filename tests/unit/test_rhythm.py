@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamer.worker.rhythm import until_commit_s
+from streamer.worker.rhythm import has_turn, until_commit_s
 
 
 def test_a_commit_begins_an_interval_after_the_last_one_began() -> None:
@@ -23,3 +23,12 @@ def test_a_worker_that_is_behind_commits_a_fifth_as_often() -> None:
 def test_a_worker_that_has_caught_up_commits_at_once_if_an_interval_has_passed() -> None:
     assert until_commit_s(0.15, 0.02, 0.1, behind=True) > 0.0
     assert until_commit_s(0.15, 0.02, 0.1, behind=False) == 0.0
+
+
+def test_a_partition_with_nothing_to_publish_is_in_every_fifth_commit() -> None:
+    assert [has_turn(number, quiet=True, awaited=False) for number in range(6)] == [True, *[False] * 4, True]
+    assert all(has_turn(number, quiet=False, awaited=False) for number in range(6))
+
+
+def test_while_reading_waits_for_commits_every_partition_is_in_each() -> None:
+    assert all(has_turn(number, quiet=True, awaited=True) for number in range(6))
