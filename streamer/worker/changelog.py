@@ -18,7 +18,7 @@ from streamer.records import Record, RecordBatch, TopicPartition
 
 Latest = dict[bytes, Record]
 """The latest record of every key that no tombstone ended, in changelog order."""
-GATHER_S = 0.005
+GATHER_S = 0.002
 """Partitions that are asked for within this time share a reader."""
 _READ_S = 1.0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from streamer.records import Record
 from streamer.worker.header import last_ms_of
 from streamer.worker.results import StreamKey
@@ -40,6 +42,15 @@ class Dormant:
         there[key] = record
         self._count += 1
         self.nbytes += len(record.value or b"")
+
+    def lay_all(self, partition: int, records: Mapping[StreamKey, Record]) -> None:
+        """Streams of a partition lie in these records."""
+        there = self._records.setdefault(partition, {})
+        for key in there.keys() & records.keys():
+            self.take(key)
+        there.update(records)
+        self._count += len(records)
+        self.nbytes += sum(len(record.value or b"") for record in records.values())
 
     def get(self, key: StreamKey) -> Record | None:
         """What a stream lies in, if it lies dormant."""

@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import compress
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from streamer.errors import StateMismatch
+from streamer.records import Record
 
 LAYOUT = 3
 OLDER = 2
@@ -89,6 +91,15 @@ class Known:
         """Whether the record's header is like the last one that was learnt, but for position and time."""
         return data[:8] == self._begin and data[_LENGTHS : self._end] == self._names
 
+    def sort_out(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+        """The records whose headers are known, and the others, each in their order."""
+        begin, names, end = self._begin, self._names, self._end
+        values = [record.value or b"" for record in records]
+        fit = [data[:8] == begin and data[_LENGTHS:end] == names for data in values]
+        if all(fit):
+            return list(records), []
+        return list(compress(records, fit)), [record for record, known in zip(records, fit, strict=True) if not known]
+
     def learn(self, data: bytes) -> None:
         """From now on headers like this record's are known; of layout 2 none is."""
         if data[:4] == _MAGIC:
@@ -103,14 +114,16 @@ def last_ms_of(data: bytes) -> int:
     return peek(data).last_ms
 
 
-def writers(records: Iterable[bytes]) -> set[str]:
+def writers(records: Sequence[Record]) -> set[str]:
     """The model tags of these records, foreign bytes passed over."""
     known, tags = Known(), set[str]()
-    for data in records:
-        if not known.has(data):
-            with suppress(StateMismatch):
-                tags.add(peek(data).model)
-                known.learn(data)
+    if records:
+        with suppress(StateMismatch):
+            known.learn(records[0].value or b"")
+    for record in (*records[:1], *known.sort_out(records[1:])[1]):
+        data = record.value or b""
+        with suppress(StateMismatch):
+            tags.add(peek(data).model)
     return tags
 
 

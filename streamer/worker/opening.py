@@ -14,7 +14,7 @@ from streamer.worker.header import Known
 from streamer.worker.ledger import EpochLedger, Ledger, PlainLedger
 from streamer.worker.progress import Progress
 from streamer.worker.restore import Restored, not_behind, read_changelog, restore
-from streamer.worker.results import CallResult, Copy, PartitionResult, make_key
+from streamer.worker.results import CallResult, Copy, PartitionResult, StreamKey, make_key
 from streamer.worker.standby import Standby
 from streamer.worker.stepper import Stepper
 from streamer.worker.topic_checks import TopicWatch
@@ -110,20 +110,25 @@ class Opening:
 
         Raises StateMismatch where the policy refuses a state that does not fit.
         """
-        number = progress.partition.partition
-        stepper, result = self._stepper, CallResult()
-        fitting = Known()
+        number, result, fitting = progress.partition.partition, CallResult(), Known()
+        self._take_in_one_by_one(progress, states[:1], fitting, result)
+        known, others = fitting.sort_out(states[1:])  # most are of one writer, and there are thousands
+        self._stepper.table.dormant.lay_all(number, {_key_of(number, record): record for record in known})
+        self._take_in_one_by_one(progress, others, fitting, result)
+        return result[number]
+
+    def _take_in_one_by_one(
+        self, progress: Progress, states: Sequence[Record], fitting: Known, result: CallResult
+    ) -> None:
         for record in states:
-            key = record.key or b""
-            stream = make_key((number, key.decode(errors="replace")))
+            stream = _key_of(progress.partition.partition, record)
             try:
-                mark = stepper.table.lay_down(stream, record, fitting)
+                mark = self._stepper.table.lay_down(stream, record, fitting)
             except StateMismatch as mismatch:
-                stepper.waking.give_up(stream, record, mismatch, result)
+                self._stepper.waking.give_up(stream, record, mismatch, result)
                 continue
             if mark is not None:
-                progress.restored_mark(Copy(stream, key, mark.position, record.value or b"", False))
-        return result[number]
+                progress.restored_mark(Copy(stream, record.key or b"", mark.position, record.value or b"", False))
 
     def _check_beginnings(self, progress: Progress) -> None:
         """Streams that are to begin again in a re-run need the version that they began with (promise 5)."""
@@ -140,3 +145,7 @@ class Opening:
     def _topic_of(self, role: Role) -> str:
         name: str = getattr(self._options.outputs, role)
         return name
+
+
+def _key_of(partition: int, record: Record) -> StreamKey:
+    return make_key((partition, (record.key or b"").decode(errors="replace")))

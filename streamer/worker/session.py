@@ -213,7 +213,7 @@ class Session:
         """The books of a partition from its changelog, and where reading starts."""
         started = time.perf_counter()
         saved = await self._patiently("restore", partial(self._opening.read, partition))
-        for model in (*writers(record.value or b"" for record in saved.states), *saved.began_with):
+        for model in (*writers(saved.states), *saved.began_with):
             await self._know(model)
         progress = self._opening.books(partition, saved)
         for start in range(0, len(saved.states), HEADERS_AT_ONCE):  # between two parts live partitions are stepped
