@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,26 +20,20 @@ from models.contract import ModelError
 from streamer.bench.kafka_echo import echoing
 from streamer.bench.rows import Row, median_ratio, skipped
 from streamer.bench.sensors import tuned_for_serving
-from streamer.bench.speech import CHUNK_S, CHUNK_SAMPLES, Audio, recordings
+from streamer.bench.speaking import PARTITIONS, TICK_S, Crowd, Errand, Heard, crowd, speak_and_listen, voices
+from streamer.bench.speech import Audio
 from streamer.codecs.audio import AudioDecoder
-from streamer.codecs.headers import CONTENT_TYPE, EOS, SAMPLE_INDEX, SEQ, SESSION
-from streamer.codecs.messages import FinalTranscript, PartialTranscript, decode
 from streamer.log.base import Log, TopicSpec
 from streamer.log.kafka import KafkaLog, KafkaOptions
 from streamer.log.memory import MemoryLog
-from streamer.log.partitioner import partition_of
 from streamer.options import CommitOptions, EngineOptions, InputOptions, OutputOptions, PipelineOptions
-from streamer.records import NewRecord, TopicPartition
 from streamer.tasks.build import build_task
 from streamer.worker import topics
 from streamer.worker.worker import Worker
 
-PARTITIONS = 4
 REACH_P99_MS = 300.0
 COMMIT_MS = 20
 LATENCY_REACH, LATENCY_REACH_MS = 1.5, 100.0
-TICK_S = 0.01
-ANSWER_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +51,6 @@ QUICK = Size(speakers=8, longest_s=4.0, alone=1, rounds=1)
 FULL = Size(speakers=64, longest_s=20.0, alone=64, rounds=3)
 
 
-@dataclass(slots=True)
-class Heard:
-    """What came out. finals: stream id to its words, segment by segment; late_s: of each partial."""
-
-    finals: dict[str, list[str]] = field(default_factory=dict)
-    late_s: list[float] = field(default_factory=list)
-    ended: set[str] = field(default_factory=set)
-
-
 def rows(bootstrap: str, size: Size) -> list[Row]:
     """Latency, what was lost, and how many transcripts differ from the file's alone."""
     name = f"{size.speakers} speakers over Kafka"
@@ -74,8 +58,7 @@ def rows(bootstrap: str, size: Size) -> list[Row]:
         load_bundle("speech-en")
     except ModelError as error:
         return [skipped(name, "ms", str(error))]
-    signals, what = recordings(size.speakers)
-    signals = _at_length(signals, int(size.longest_s * 16_000))
+    signals, what = voices(size.speakers, size.longest_s)
     with tuned_for_serving():
         heard, alone = asyncio.run(_measure(bootstrap, signals, size))
     different = sum(heard.finals.get(stream) != words for stream, words in alone.items())
@@ -109,11 +92,9 @@ def latency(bootstrap: str, size: Size) -> list[Row]:
         load_bundle("speech-en")
     except ModelError as error:
         return [skipped(name, "ms", str(error))]
-    signals, what = recordings(size.speakers)
-    signals = _at_length(signals, int(size.longest_s * 16_000))
-    spoken = {_name(i): one for i, one in enumerate(signals)}
+    _, what = voices(size.speakers, size.longest_s)
     with tuned_for_serving():
-        ours, echo = asyncio.run(_measure_latency(bootstrap, spoken, size.rounds))
+        ours, echo = asyncio.run(_measure_latency(bootstrap, size))
     ours_ms, echo_ms = _less_interval(ours, 0.99), _less_interval(echo, 0.99)
     value_ms, ratio = statistics.median(ours_ms), median_ratio(ours_ms, echo_ms)
     middle = statistics.median(_less_interval(ours, 0.5)), statistics.median(_less_interval(echo, 0.5))
@@ -140,70 +121,42 @@ def _less_interval(rounds: Sequence[Sequence[float]], quantile: float) -> list[f
     return [1000 * float(np.quantile(late_s, quantile)) - COMMIT_MS for late_s in rounds]
 
 
-async def _measure_latency(
-    bootstrap: str, signals: dict[str, Audio], rounds: int
-) -> tuple[list[list[float]], list[list[float]]]:
+async def _measure_latency(bootstrap: str, size: Size) -> tuple[list[list[float]], list[list[float]]]:
     """Seconds from a chunk's end to its answer, of each round: the worker's and the echo's."""
     ours: list[list[float]] = []
     echo: list[list[float]] = []
-    async with KafkaLog(KafkaOptions(bootstrap_servers=bootstrap, delivery="exactly_once")) as log:
-        for number in range(rounds + 1):
+    async with (
+        KafkaLog(KafkaOptions(bootstrap_servers=bootstrap, delivery="exactly_once")) as log,
+        crowd(bootstrap, size.speakers, size.longest_s) as people,
+    ):
+        for number in range(size.rounds + 1):
             run = f"latency-{os.getpid()}-{number}"
-            ours.append((await _serve(log, run, signals, paced=True, deterministic=False)).late_s)
-            echo.append(await _echoed(log, bootstrap, run, signals))
+            ours.append((await _served(log, run, people.speak, deterministic=False)).late_s)
+            echo.append((await _echoed(log, bootstrap, run, people)).late_s)
     return ours[1:], echo[1:]
 
 
-async def _echoed(log: Log, bootstrap: str, run: str, signals: dict[str, Audio]) -> list[float]:
+async def _echoed(log: Log, bootstrap: str, run: str, people: Crowd) -> Heard:
     source, target = f"{run}.echo", f"{run}.echoed"
     await log.create_topics([TopicSpec(source, PARTITIONS), TopicSpec(target, PARTITIONS)])
-    due_s: dict[tuple[int, int], float] = {}
-    late_s: list[float] = []
     async with echoing(bootstrap, source, target, PARTITIONS, COMMIT_MS / 1000):
-        listening = asyncio.create_task(_listen_to_echo(log, target, due_s, late_s))
-        await _feed(log, source, signals, due_s, paced=True)
-        listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await listening
-    return late_s
+        return await people.speak(Errand(source, echo=target))
 
 
-async def _listen_to_echo(log: Log, target: str, due_s: dict[tuple[int, int], float], late_s: list[float]) -> None:
-    async with log.reader({TopicPartition(target, p): 0 for p in range(PARTITIONS)}) as reader:
-        while True:
-            batches = await reader.read(timeout_s=0.2)
-            now = time.perf_counter()
-            for record in (r for batch in batches for r in batch.records):
-                offset = int(next(value for name, value in record.headers if name == "ce_id"))
-                late_s.append(now - due_s.get((record.partition, offset), now))
-
-
-def _at_length(signals: Sequence[Audio], samples: int) -> list[Audio]:
-    """Every speaker reads on, the next one's recording behind their own, to the end of one that is long enough."""
-    doubled = [*signals, *signals]
-    joined = []
-    for first in range(len(signals)):
-        spoken: list[Audio] = []
-        while sum(map(len, spoken)) < samples:
-            spoken.append(doubled[first + len(spoken) % len(signals)])
-        joined.append(np.concatenate(spoken))
-    return joined
-
-
-async def _measure(bootstrap: str, signals: Sequence[Audio], size: Size) -> tuple[Heard, dict[str, list[str]]]:
+async def _measure(bootstrap: str, signals: dict[str, Audio], size: Size) -> tuple[Heard, dict[str, list[str]]]:
     run = f"speakers-{os.getpid()}"
-    async with KafkaLog(KafkaOptions(bootstrap_servers=bootstrap)) as log:
-        heard = await _serve(log, run, {_name(i): signal for i, signal in enumerate(signals)}, paced=True)
+    async with (
+        KafkaLog(KafkaOptions(bootstrap_servers=bootstrap)) as log,
+        crowd(bootstrap, size.speakers, size.longest_s) as people,
+    ):
+        heard = await _served(log, run, people.speak)
     alone: dict[str, list[str]] = {}
-    for i, signal in enumerate(signals[: size.alone]):
+    for name in list(signals)[: size.alone]:
         async with MemoryLog() as log:
-            alone |= (await _serve(log, "alone", {_name(i): signal}, paced=False)).finals or {_name(i): []}
-    heard.finals |= {_name(i): [] for i in range(len(signals)) if _name(i) not in heard.finals}
+            speak = partial(speak_and_listen, log, signals={name: signals[name]}, paced=False)
+            alone |= (await _served(log, "alone", speak)).finals or {name: []}
+    heard.finals |= {name: [] for name in signals if name not in heard.finals}
     return heard, alone
-
-
-def _name(number: int) -> str:
-    return f"speaker-{number}"
 
 
 def _options(run: str, deterministic: bool) -> PipelineOptions:
@@ -225,8 +178,10 @@ def _options(run: str, deterministic: bool) -> PipelineOptions:
     )
 
 
-async def _serve(log: Log, run: str, signals: dict[str, Audio], *, paced: bool, deterministic: bool = True) -> Heard:
-    """A worker of its own over `log`; everything is fed, and heard until every stream has ended."""
+async def _served(
+    log: Log, run: str, speak: Callable[[Errand], Awaitable[Heard]], *, deterministic: bool = True
+) -> Heard:
+    """A worker of its own over `log`, to whom somebody speaks."""
     options = _options(run, deterministic)
     group = topics.group_of(run, "speech")
     changelog = topics.changelog_of(group, options.input.topic)
@@ -236,87 +191,11 @@ async def _serve(log: Log, run: str, signals: dict[str, Audio], *, paced: bool, 
     task = build_task(bundle, options)
     worker = Worker(log, "speech", options, bundle, decoder=AudioDecoder(), task=task, application=run)
     running = asyncio.create_task(worker.run())
-    due_s: dict[tuple[int, int], float] = {}
-    heard = Heard()
     while worker.status().partitions < PARTITIONS and not running.done():  # noqa: ASYNC110 - it says so nowhere else
         await asyncio.sleep(TICK_S)  # joining the group is not a chunk's latency
-    listening = asyncio.create_task(_listen(log, options.outputs, heard, due_s, set(signals)))
+    outputs = options.outputs
     try:
-        await _feed(log, options.input.topic, signals, due_s, paced=paced)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(listening, ANSWER_TIMEOUT_S)
+        return await speak(Errand(options.input.topic, outputs.transcripts, outputs.streams))
     finally:
-        listening.cancel()
         worker.stop()
         await running
-    return heard
-
-
-async def _feed(
-    log: Log, topic: str, signals: dict[str, Audio], due_s: dict[tuple[int, int], float], *, paced: bool
-) -> None:
-    """Append every chunk when its last sample has been spoken; speakers begin staggered over one chunk."""
-    plan = sorted(
-        (number * CHUNK_S / len(signals) + (index + 1) * CHUNK_S, number, index)
-        for number, signal in enumerate(signals.values())
-        for index in range(-(-len(signal) // CHUNK_SAMPLES))
-    )
-    names = list(signals)
-    begin = time.perf_counter()
-    position = 0
-    while position < len(plan):
-        now = time.perf_counter() - begin
-        until = position
-        while until < len(plan) and (not paced or plan[until][0] <= now):
-            until += 1
-        batches: dict[int, list[tuple[float, NewRecord]]] = {}
-        for at_s, number, index in plan[position:until]:
-            name = names[number]
-            record = _record(name, signals[name], index)
-            batches.setdefault(partition_of(name.encode(), PARTITIONS), []).append((begin + at_s, record))
-        await asyncio.gather(*(_append(log, topic, p, batch, due_s) for p, batch in batches.items()))
-        position = until
-        await asyncio.sleep(TICK_S if paced else 0)
-
-
-async def _append(
-    log: Log, topic: str, partition: int, batch: list[tuple[float, NewRecord]], due_s: dict[tuple[int, int], float]
-) -> None:
-    first = await log.append(topic, partition, [record for _, record in batch])
-    due_s.update({(partition, first + i): at_s for i, (at_s, _) in enumerate(batch)})
-
-
-def _record(name: str, signal: Audio, index: int) -> NewRecord:
-    start = index * CHUNK_SAMPLES
-    samples = signal[start : start + CHUNK_SAMPLES]
-    pcm = (np.clip(samples, -1.0, 32_767 / 32_768) * 32_768).astype("<i2").tobytes()
-    headers = [
-        (CONTENT_TYPE, b"audio/L16;rate=16000;channels=1"),
-        (SESSION, b"1"),
-        (SEQ, str(index).encode()),
-        (SAMPLE_INDEX, str(start).encode()),
-    ]
-    if start + CHUNK_SAMPLES >= len(signal):
-        headers.append((EOS, b"1"))
-    return NewRecord(name.encode(), pcm, headers, index * 100)
-
-
-async def _listen(
-    log: Log, outputs: OutputOptions, heard: Heard, due_s: dict[tuple[int, int], float], wanted: set[str]
-) -> None:
-    """Note when each partial can be read, and every final, until all streams have ended."""
-    start = {TopicPartition(topic, p): 0 for topic in (outputs.transcripts, outputs.streams) for p in range(PARTITIONS)}
-    async with log.reader(start) as reader:
-        while heard.ended != wanted:
-            batches = await reader.read(timeout_s=0.2)
-            now = time.perf_counter()
-            for record in (r for batch in batches for r in batch.records):
-                message = decode(record)
-                body = message.body
-                if isinstance(body, PartialTranscript):
-                    _, partition, offset, _, _ = message.id.rsplit("/", 4)
-                    heard.late_s.append(now - due_s.get((int(partition), int(offset)), now))
-                elif isinstance(body, FinalTranscript):
-                    heard.finals.setdefault(body.stream, []).append(body.text)
-                elif getattr(body, "event", "") == "ended":
-                    heard.ended.add(message.subject)
