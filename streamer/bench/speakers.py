@@ -33,13 +33,15 @@ from streamer.worker.worker import Worker
 
 REACH_P99_MS = 300.0
 COMMIT_MS = 20
+WARM_UPS = 2
+"""A broker that has just started compiles its own code for a minute, on the same cores."""
 LATENCY_REACH, LATENCY_REACH_MS = 1.5, 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     """speakers: at once; longest_s: how long each speaks at least; alone: how many are also transcribed alone;
-    rounds: how often W4 and its rival take turns, after one round that warms the broker up."""
+    rounds: how often W4 and its rival take turns, after `WARM_UPS` that do not count."""
 
     speakers: int
     longest_s: float
@@ -129,11 +131,11 @@ async def _measure_latency(bootstrap: str, size: Size) -> tuple[list[list[float]
         KafkaLog(KafkaOptions(bootstrap_servers=bootstrap, delivery="exactly_once")) as log,
         crowd(bootstrap, size.speakers, size.longest_s) as people,
     ):
-        for number in range(size.rounds + 1):
+        for number in range(size.rounds + WARM_UPS):
             run = f"latency-{os.getpid()}-{number}"
             ours.append((await _served(log, run, people.speak, deterministic=False)).late_s)
             echo.append((await _echoed(log, bootstrap, run, people)).late_s)
-    return ours[1:], echo[1:]
+    return ours[WARM_UPS:], echo[WARM_UPS:]
 
 
 async def _echoed(log: Log, bootstrap: str, run: str, people: Crowd) -> Heard:

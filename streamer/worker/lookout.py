@@ -25,7 +25,11 @@ Step = Callable[[Callable[[], CallResult]], Awaitable[None]]
 
 
 class Lookout:
-    """Looks at the partitions whose books are in `progress`. lag_records: input not yet committed, -1 at first."""
+    """Looks at the partitions whose books are in `progress`.
+
+    lag_records: input not yet committed, -1 at first; unread_records: of it what was not read yet. Both as of the last
+    look.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Lookout:
         step: Step,
     ) -> None:
         self.lag_records = -1
+        self.unread_records = 0
         self._log = log
         self._opening = opening
         self._stepper = stepper
@@ -62,6 +67,7 @@ class Lookout:
             return
         behind = {p: max(0, ends[p].end - self._progress[p].committed) for p in ends if p in self._progress}
         self.lag_records = sum(behind.values())
+        self.unread_records = sum(max(0, ends[p].end - self._progress[p].read_to) for p in behind)
         await self._mind_retention(behind)
         if self._options.streams.end_early:
             await self._end_idle([p for p in behind if self._is_read_to(p, ends[p].end)])

@@ -132,6 +132,11 @@ class Progress:
         return self._watermark.value
 
     @property
+    def read_to(self) -> int:
+        """Where reading goes on."""
+        return self._watermark.position
+
+    @property
     def rerun(self) -> int:
         """Offsets between the replay floor that is written and what is committed: a new owner steps at most these."""
         return 0 if self._written_floor is None else max(0, self.committed - self._written_floor)

@@ -342,9 +342,14 @@ class Session:
             turns = {p: has_turn(number, quiet=b.quiet, awaited=self._paused) for p, b in self._progress.items()}
             await self._commit_once(frozenset(p for p, turn in turns.items() if turn))
             took_s = since_s = time.monotonic() - began_s
-            while wait_s := until_commit_s(since_s, took_s, interval_s, behind=self._batcher.behind):
+            while wait_s := until_commit_s(since_s, took_s, interval_s, behind=self._behind):
                 await asyncio.sleep(min(wait_s, interval_s))
                 since_s = time.monotonic() - began_s
+
+    @property
+    def _behind(self) -> bool:
+        """Whether more waits, read or not, than a call takes."""
+        return self._batcher.behind or self._lookout.unread_records > self._batcher.max_streams
 
     async def _commit_once(self, partitions: frozenset[TopicPartition]) -> None:
         """Publish and commit what is due of these partitions, waiting for a log that is away for up to `wait_s`."""

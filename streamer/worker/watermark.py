@@ -14,6 +14,11 @@ class Watermark:
         self._finished: set[int] = set()
         self._position = position
 
+    @property
+    def position(self) -> int:
+        """Where reading goes on."""
+        return self._position
+
     def deliver(self, offsets: Iterable[int], next_offset: int) -> None:
         """Records were read; offsets rise, and are not assumed consecutive."""
         self._delivered.extend(offsets)

@@ -20,6 +20,16 @@ def test_a_worker_that_is_behind_commits_a_fifth_as_often() -> None:
     assert until_commit_s(0.5, 0.02, 0.1, behind=True) == 0.0
 
 
+def test_commits_of_a_worker_that_is_behind_take_a_quarter_of_the_time_at_most() -> None:
+    assert until_commit_s(0.2, 0.2, 0.1, behind=True) == pytest.approx(0.6)
+    assert until_commit_s(0.8, 0.2, 0.1, behind=True) == 0.0
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_commit_that_waited_for_a_log_that_was_away_does_not_put_the_next_one_off(behind: bool) -> None:
+    assert until_commit_s(60.0, 60.0, 0.1, behind=behind) == 0.0
+
+
 def test_a_worker_that_has_caught_up_commits_at_once_if_an_interval_has_passed() -> None:
     assert until_commit_s(0.15, 0.02, 0.1, behind=True) > 0.0
     assert until_commit_s(0.15, 0.02, 0.1, behind=False) == 0.0
