@@ -45,6 +45,8 @@ class Dormant:
 
     def lay_all(self, partition: int, records: Mapping[StreamKey, Record]) -> None:
         """Streams of a partition lie in these records."""
+        if not records:
+            return
         there = self._records.setdefault(partition, {})
         for key in there.keys() & records.keys():
             self.take(key)

@@ -18,3 +18,9 @@ def test_a_stream_that_is_laid_down_again_is_there_once_in_its_later_state() -> 
     assert dormant.get(second) == state(b"333")
     assert dormant.take(first) == state(b"4444")
     assert (len(dormant), dormant.nbytes) == (1, 3)
+
+
+def test_a_partition_of_which_nothing_was_saved_has_no_dormant_streams() -> None:
+    dormant = Dormant()
+    dormant.lay_all(3, {})
+    assert dormant.partitions == frozenset()
