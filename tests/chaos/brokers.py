@@ -75,6 +75,7 @@ def restarts(broker: KafkaBroker, *, away_s: float) -> Callable[[Stage], None]:
 def strike(stage: Stage, broker: KafkaBroker, kind: Kind, away_s: float) -> None:
     """One of them. It is there again when this returns."""
     stage.times[kind] += 1
+    stage.settle_input()
     if kind == "the broker stands still":
         broker.suspend()
         stage.live(stage.draw.uniform(0.1, 1.0) * min(away_s, MOST_STILL_S))
@@ -97,6 +98,7 @@ def loses_one(cluster: KafkaCluster, *, away_s: float) -> Callable[[Stage], None
         while turns < len(LEADERS) or not stage.over:
             stage.live(stage.draw.uniform(1.0, 4.0))
             what = list(LEADERS)[turns % len(LEADERS)]
+            stage.settle_input()
             victim = cluster.broker(_leader(cluster, what, stage.draw.randrange(1_000)))
             victim.kill()
             stage.live(stage.draw.uniform(0.3, 1.0) * away_s)

@@ -69,8 +69,21 @@ class Feeder:
     def finish(self) -> None:
         """Feed the rest and wait until all of it is there."""
         self.feed(1.0)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until all that was fed is there. Raises TimeoutError.
+
+        To be done before its broker is lost: librdkafka gives up a sequence that it is in doubt about and begins
+        another, which doubled a record of 4,650 when a broker was restarted.
+        """
         if self._producer.flush(ANSWER_S):
             raise TimeoutError("Kafka did not take all input")
+
+    @property
+    def fed(self) -> dict[tuple[str, int], int]:
+        """How many records each partition has been given."""
+        return dict(self._sent)
 
     def _produce(self, record: Fed) -> None:
         headers: Any = list(record.headers)

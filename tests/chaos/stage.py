@@ -96,6 +96,10 @@ class Stage:
         self._feeder.finish()
         self._share = 1.0
 
+    def settle_input(self) -> None:
+        """Wait until all input so far is there: a broker that is lost now has no record of which nobody knows."""
+        self._feeder.settle()
+
     def live(self, seconds: float) -> None:
         """Let time pass: input goes on coming."""
         self.until(lambda: False, seconds)
@@ -112,6 +116,12 @@ class Stage:
         """Feed and let answer all that is left, send everyone away; what subscribers see, and what went wrong."""
         self.feed_all()
         wrong = [] if self.until(self._answered, ANSWER_S) else ["not all input was answered"]
+        there = outside.ends(self.around.direct, self._groups)
+        wrong += [
+            f"the input is not as it was fed: {there[place]} records of {fed} in {place[0]}/{place[1]}"
+            for place, fed in self._feeder.fed.items()
+            if there[place] != fed
+        ]
         self.crew.dismiss()
         wrong += sorted({f"{n} times: {said}" for said, n in Counter(self.crew.failures).items()})
         topics = sorted({topic for options in self.history.pipelines.values() for topic in output_topics(options)})

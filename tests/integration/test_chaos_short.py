@@ -107,6 +107,16 @@ def test_a_history_in_which_a_stream_decides_nothing_is_refused() -> None:
         check_decided(History("sensors", {}, fed, {"sensors": "streamer.alert.v1"}, {}), RIGHT)
 
 
+def test_input_that_is_settled_is_in_the_log_before_a_broker_may_be_lost(kafka: str) -> None:
+    topic = f"input-{uuid.uuid4().hex}"
+    records = [Fed(topic, number % 2, b"key", b"%d" % number, (), number) for number in range(100)]
+    feeder = outside.Feeder(kafka, records)
+    feeder.feed(0.5)
+    feeder.settle()
+    there = outside.ends(kafka, [topic])
+    assert {place: there[place] for place in feeder.fed} == feeder.fed == {(topic, 0): 25, (topic, 1): 25}
+
+
 @given(st.integers(0, 10**6), st.integers(0, 1000))
 def test_a_seed_draws_the_same_faults_again(seed: int, number: int) -> None:
     assert cycle(seed, number) == cycle(seed, number)
