@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
@@ -202,11 +202,14 @@ class KafkaPublisher:
 
 
 async def stop_producer(producer: AIOKafkaProducer, options: KafkaOptions) -> None:
-    """Flush and close; by force where no broker takes what is left (whoever waited for it has been told)."""
+    """Flush and close; by force where no broker takes what is left (whoever waited for it has been told).
+
+    Raises nothing that its last requests raise: nobody waits for their answers.
+    """
     try:
         async with asyncio.timeout(options.request_timeout_s):
             await producer.stop()
-    except TimeoutError:
+    except (TimeoutError, KafkaError):
         sender = producer._sender.sender_task
         sender.cancel()  # it would try for ever
         await asyncio.wait({sender}, timeout=options.request_timeout_s)  # its requests may still connect

@@ -22,7 +22,7 @@ from streamer.worker.intake import Intake
 from streamer.worker.item import Item
 from streamer.worker.lookout import LOOK_S, Lookout
 from streamer.worker.opening import Opening
-from streamer.worker.patience import RETRY_S, patiently
+from streamer.worker.patience import MISSING_S, RETRY_S, patiently
 from streamer.worker.progress import Progress
 from streamer.worker.recovery import Recovery
 from streamer.worker.results import CallResult, PartitionResult, StreamKey
@@ -374,7 +374,7 @@ class Session:
 
     async def _patiently(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until it works, for as long as a log that is away is waited for. Raises LogUnavailable after that."""
-        return await patiently(what, attempt, self._options.commit.wait_s)
+        return await patiently(what, attempt, self._options.commit.wait_s, missing_s=MISSING_S)
 
     # ------------------------------------------------------------------ saving
 
