@@ -2,8 +2,8 @@
 
 A frame attends to itself and to the `span` frames before it, whose keys and values are the state. Scores are scaled
 products (A. Vaswani et al., Attention Is All You Need, 2017), local as in M.-T. Luong et al., Effective Approaches to
-Attention-based Neural Machine Translation, 2015; with a `stride` every s-th frame alone is kept, so that the same memory
-looks s times as far back (R. Child et al., Generating Long Sequences with Sparse Transformers, 2019).
+Attention-based Neural Machine Translation, 2015; with a `stride` every s-th frame alone is kept, so that the same
+memory looks s times as far back (R. Child et al., Generating Long Sequences with Sparse Transformers, 2019).
 
 Shape legend: B rows, F frames of the longest row, H width of a frame, S span, D width of keys.
 """
