@@ -42,8 +42,13 @@ class Quantiles(nn.Module):
 
     def loss(self, quantiles: Tensor, target: Tensor) -> Tensor:
         """The pinball loss of each level, (..., Q). target: (...)."""
-        error, levels = target[..., None] - quantiles, quantiles.new_tensor(self.levels)
-        return torch.maximum(levels * error, (levels - 1) * error)
+        return pinball(target, quantiles, self.levels)
+
+
+def pinball(target: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tensor:
+    """The pinball loss of each level: target (...), quantiles (..., Q), in the target's unit; returns (..., Q)."""
+    error, at = target[..., None] - quantiles, quantiles.new_tensor(levels)
+    return torch.maximum(at * error, (at - 1.0) * error)
 
 
 class Normal(NamedTuple):

@@ -129,7 +129,7 @@ def blstm_100_128() -> nn.LSTM:
     return nn.LSTM(100, 128, 3, batch_first=True, bidirectional=True)
 
 
-class Forecaster(nn.Module):
+class GruForecaster(nn.Module):
     """GRU 10 -> 3 x 64 -> 1: the next value after every event."""
 
     def __init__(self, columns: int = 10, hidden: int = 64, layers: int = 3) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models import heads
 from models.sensor.normalizer import FEATURES, TREND_EVENTS
 
 LEVELS: tuple[float, ...] = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -80,6 +81,4 @@ def anchor_offsets(features: Tensor) -> Tensor:
 
 def pinball(target: Tensor, quantiles: Tensor) -> Tensor:
     """Pinball loss of every level: target (...), quantiles (..., Q) -> (..., Q)."""
-    error = target.unsqueeze(-1) - quantiles
-    levels = quantiles.new_tensor(LEVELS)
-    return torch.maximum(levels * error, (levels - 1.0) * error)
+    return heads.pinball(target, quantiles, LEVELS)

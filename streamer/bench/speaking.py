@@ -107,7 +107,7 @@ def _at_length(signals: Sequence[Audio], samples: int) -> list[Audio]:
 # ---------------------------------------------------------------------- speaking
 
 
-async def feed(log: Log, topic: str, signals: dict[str, Audio], due_s: Due, *, paced: bool) -> None:
+async def _feed(log: Log, topic: str, signals: dict[str, Audio], due_s: Due, *, paced: bool) -> None:
     """Append every chunk when its last sample has been spoken; speakers begin staggered over one chunk."""
     plan = sorted(
         (number * CHUNK_S / len(signals) + (index + 1) * CHUNK_S, number, index)
@@ -155,7 +155,7 @@ def _record(name: str, signal: Audio, index: int) -> NewRecord:
 # ---------------------------------------------------------------------- listening
 
 
-async def listen(log: Log, transcripts: str, streams: str, heard: Heard, due_s: Due, wanted: set[str]) -> None:
+async def _listen(log: Log, transcripts: str, streams: str, heard: Heard, due_s: Due, wanted: set[str]) -> None:
     """Note when each partial can be read, and every final, until all streams have ended."""
     start = {TopicPartition(topic, p): 0 for topic in (transcripts, streams) for p in range(PARTITIONS)}
     async with log.reader(start) as reader:
@@ -191,9 +191,9 @@ async def speak_and_listen(log: Log, errand: Errand, signals: dict[str, Audio], 
         chunks = sum(-(-len(signal) // CHUNK_SAMPLES) for signal in signals.values())
         hearing = _listen_to_echo(log, errand.echo, heard, due_s, chunks)
     else:
-        hearing = listen(log, errand.transcripts, errand.streams, heard, due_s, set(signals))
+        hearing = _listen(log, errand.transcripts, errand.streams, heard, due_s, set(signals))
     listening = asyncio.create_task(hearing)
-    await feed(log, errand.source, signals, due_s, paced=paced)
+    await _feed(log, errand.source, signals, due_s, paced=paced)
     await asyncio.wait({listening}, timeout=ANSWER_TIMEOUT_S)
     if listening.done():
         listening.result()

@@ -373,7 +373,10 @@ class Session:
         return [book for book, _ in ours]
 
     async def _patiently(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try until it works, for as long as a log that is away is waited for. Raises LogUnavailable after that."""
+        """Try until it works, for as long as a log that is away is waited for, or a topic that a young broker lacks.
+
+        Raises LogUnavailable, TopicMissing after that.
+        """
         return await patiently(what, attempt, self._options.commit.wait_s, missing_s=MISSING_S)
 
     # ------------------------------------------------------------------ saving

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models import networks
-from models.networks import Carried, EncoderDecoder, Forecaster, LanguageModel, Recognizer
+from models.networks import Carried, EncoderDecoder, GruForecaster, LanguageModel, Recognizer
 
 
 def parameters(model: nn.Module) -> int:
@@ -48,7 +48,7 @@ LSTM, GRU = 4, 3
             + 129 * 29,
             None,
         ),
-        (Forecaster, recurrent(GRU, 10, 64) + 2 * recurrent(GRU, 64, 64) + 65, None),
+        (GruForecaster, recurrent(GRU, 10, 64) + 2 * recurrent(GRU, 64, 64) + 65, None),
     ],
     ids=["lstm", "gru", "blstm", "language model", "encoder-decoder", "recognizer", "forecaster"],
 )
@@ -117,7 +117,7 @@ def test_the_recognizer_gives_classes_to_each_frame_and_feels_no_padding() -> No
 
 def test_the_forecaster_goes_on_where_it_was() -> None:
     torch.manual_seed(0)
-    model, events = Forecaster(), torch.randn(2, 6, 10)
+    model, events = GruForecaster(), torch.randn(2, 6, 10)
     whole, end = model(events, torch.zeros(3, 2, 64))
     _, middle = model(events[:, :2], torch.zeros(3, 2, 64))
     rest, after = model(events[:, 2:], middle)
